@@ -1,0 +1,33 @@
+# Two commands from the README. Both make .venv first, with pinned versions (constraints.txt).
+
+PYTHON ?= python3
+VENV   ?= .venv
+# PyPI's torch for Linux brings several GB of CUDA. The CPU build is taken from this index when it
+# can be reached; TORCH_INDEX= (empty) skips it, and another address takes another build.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PYTEST_ARGS ?=
+
+BIN       = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+
+.PHONY: test lint clean
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check . && $(BIN)/mypy
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@index="$(TORCH_INDEX)"; \
+	if [ -n "$$index" ] && ! $(BIN)/python -c "import sys, urllib.request as r; \
+	r.urlopen(sys.argv[1] + '/torch/', timeout=10)" "$$index" 2>/dev/null; then \
+	    echo "$$index cannot be reached: taking torch from pip's own index"; index=""; fi; \
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" \
+	    $${index:+--extra-index-url "$$index"}
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,notebooks]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache
