@@ -1,0 +1,35 @@
+"""Which weights made this number? SHA-256 over the safetensors files of a model folder.
+
+The digest is of the files, so a folder saved again from the same tensors has another one where the
+file layout differs. Not for verifying a download: hubs publish their own.
+"""
+
+import hashlib
+from pathlib import Path
+
+from interp.errors import InterpError
+
+
+def folder_sha256(folder: str | Path) -> str:
+    """Return one SHA-256 over all `*.safetensors` below a folder: names and contents.
+
+    Example:
+        >>> folder_sha256("data/organism/eot")[:12]
+        '3f786850e387'
+
+    Raises:
+        InterpError: there is no such file below the folder.
+    """
+    folder = Path(folder)
+    digest, files = hashlib.sha256(), sorted(folder.rglob("*.safetensors"))
+    if not files:
+        raise InterpError(
+            asked=f"The weights in {str(folder)!r} were to be hashed.",
+            exists="There is no *.safetensors file below it.",
+            todo="Save the model with safe_serialization=True; pickled weights are never read.",
+        )
+    for path in files:
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
