@@ -69,7 +69,7 @@ class TileL2(Metric):
         height, width = a.shape[-2:]
         if height % self.tiles or width % self.tiles:
             raise InterpError(
-                asked=f"{self.tiles} x {self.tiles} tiles of {height} x {width} pixels were asked for.",
+                asked=f"{self.tiles}² tiles of {height} x {width} pixels were asked for.",
                 exists="Tiles have one size and cover the image.",
                 todo="Choose a number of tiles that divides both sides.",
             )
