@@ -1,0 +1,38 @@
+"""A prompt as coloured chips, for notebooks.
+
+The picture answers the first question about a prompt: which of the 77 positions are what. It is
+plain HTML with inline colours, so it survives GitHub's notebook viewer and exported pages.
+"""
+
+from collections.abc import Sequence
+from html import escape
+from itertools import groupby
+
+COLOURS = {"sot": "#d9d9d9", "prompt": "#a6cee3", "eot": "#fdbf6f", "pad": "#cab2d6"}
+CHIP = (
+    '<span title="{title}" style="background:{colour};color:#111;border-radius:0.4em;'
+    'padding:0.1em 0.4em;margin:0.1em;display:inline-block">{label}</span>'
+)
+
+
+def chips(words: Sequence[str], categories: Sequence[str], ids: Sequence[int], note: str) -> str:
+    """The positions of a prompt as HTML, with runs of pads folded into one chip.
+
+    Example:
+        >>> chips(["<sot>", "goat", "<eot>"], ["sot", "prompt", "eot"], [49406, 9530, 49407], "")
+    """
+    parts = []
+    positions = range(len(words))
+    for category, run in groupby(positions, key=lambda position: categories[position]):
+        places = list(run)
+        groups = [places] if category == "pad" else [[place] for place in places]
+        for group in groups:
+            label = words[group[0]] + (f" &times; {len(group)}" if len(group) > 1 else "")
+            span = f"{group[0]}" if len(group) == 1 else f"{group[0]}-{group[-1]}"
+            title = f"{category}, position {span}, id {ids[group[0]]}"
+            label = escape(words[group[0]]) + label[len(words[group[0]]) :]
+            parts.append(CHIP.format(title=title, colour=COLOURS[category], label=label))
+    legend = "".join(
+        CHIP.format(title=name, colour=colour, label=name) for name, colour in COLOURS.items()
+    )
+    return f"<div>{''.join(parts)}</div><small>{legend} {escape(note)}</small>"

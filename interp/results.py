@@ -1,0 +1,142 @@
+"""Results are plain `xr.Dataset`s: this file names their axes once, and saves and opens them.
+
+No result class: whoever knows xarray knows a result. What a dataset needs to be run again is one
+JSON string in its attributes, because netCDF attributes hold neither None nor dictionaries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from interp.errors import InterpError
+
+DIMS = ("prompt", "seed", "step", "layer", "head", "category")
+POSITION = "position"
+SPACE = ("y", "x")
+PROVENANCE = "provenance"
+PACKAGES = ("torch", "diffusers", "transformers", "xarray")
+
+
+def ordered(dims: Sequence[str]) -> tuple[str, ...]:
+    """The given axis names in the toolkit's order, unknown ones last.
+
+    ordered(["category", "layer", "method"])     # ('layer', 'category', 'method')
+    """
+    known = (*DIMS, POSITION, *SPACE)
+    rank = {name: place for place, name in enumerate(known)}
+    return tuple(sorted(dims, key=lambda name: rank.get(name, len(known))))
+
+
+def stamp(data: xr.Dataset, **facts: Any) -> xr.Dataset:
+    """A copy of the dataset whose provenance also holds these facts.
+
+    stamp(run, seeds=[0, 1], guidance=7.5)
+
+    Facts must be JSON values; anything else is written as its `repr`, so nothing is lost silently.
+    """
+    merged = {**provenance(data), **facts}
+    return data.assign_attrs({PROVENANCE: json.dumps(merged, sort_keys=True, default=repr)})
+
+
+def provenance(data: xr.Dataset) -> dict[str, Any]:
+    """What is needed to run the dataset again, as a dictionary (empty if it says nothing).
+
+    provenance(run)["packages"]["diffusers"]
+    """
+    return json.loads(data.attrs.get(PROVENANCE, "{}"))
+
+
+def packages() -> dict[str, str]:
+    """Versions of Python and of the packages that decide about numbers.
+
+    packages()     # {'python': '3.11.9', 'torch': '2.13.0', ...}
+    """
+    return {"python": platform.python_version(), **_versions(("interp", *PACKAGES))}
+
+
+def save(data: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write a dataset to netCDF (`.nc`) or Zarr (`.zarr`) and return its path.
+
+        save(run, "runs/pads.nc")
+
+    The file appears under its name only when it is complete, so a run that is killed while saving
+    leaves the previous file as it was.
+
+    Raises: `InterpError` for an unknown suffix or a folder that does not exist.
+    """
+    target = Path(path)
+    _suffix(target)
+    if not target.parent.is_dir():
+        raise InterpError(
+            f"The dataset was to be saved as {target}.",
+            f"There is no folder {target.parent}.",
+            "Create it first, or save elsewhere.",
+        )
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        draft = Path(folder) / target.name
+        if target.suffix == ".zarr":
+            data.to_zarr(draft, mode="w", consolidated=False)
+            if target.exists():
+                # A folder can not be replaced in one step: the old one is first moved aside.
+                os.replace(target, Path(folder) / "old")
+        else:
+            data.to_netcdf(draft, engine="h5netcdf")
+        os.replace(draft, target)
+    return target
+
+
+def open(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a dataset that `save` wrote, wholly into memory, and let go of the file.
+
+        run = interp.open("runs/pads.nc")
+
+    Raises: `InterpError` if the file is missing, incomplete or not a dataset.
+    """
+    target = Path(path)
+    _suffix(target)
+    if not target.exists():
+        raise InterpError(
+            f"The dataset {target} was to be opened.",
+            "There is no such file." if target.parent.is_dir() else "Its folder does not exist.",
+            "Check the path, or make the dataset again.",
+        )
+    try:
+        if target.suffix == ".zarr":
+            with xr.open_zarr(target, consolidated=False) as lazy:
+                return lazy.load()
+        with xr.open_dataset(target, engine="h5netcdf") as lazy:
+            return lazy.load()
+    except (OSError, ValueError, KeyError) as error:
+        raise InterpError(
+            f"The dataset {target} was to be opened.",
+            f"It is not a complete {target.suffix} dataset ({error}).",
+            "It was probably cut off while being written or copied: make it again.",
+        ) from error
+
+
+def _versions(names: Sequence[str]) -> Mapping[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a checkout that was never installed
+            continue
+    return found
+
+
+def _suffix(target: Path) -> None:
+    if target.suffix not in (".nc", ".zarr"):
+        raise InterpError(
+            f"A dataset was to be kept as {target}.",
+            "Datasets are kept as netCDF (.nc) or Zarr (.zarr).",
+            f"Name it {target.with_suffix('.nc')}.",
+        )
