@@ -1,0 +1,53 @@
+"""How many images fit into memory at once.
+
+An estimate from the pipeline's shapes, not a measurement: it only has to keep a batch of worlds
+from exhausting the machine. The budget is the batch's activations; weights come on top.
+"""
+
+from typing import Any
+
+import torch
+
+from interp.errors import InterpError
+
+GIB = 2**30
+#: Activations alive at once in a UNet forward, in units of one full-resolution feature map of its
+#: first block: the skip connections, one feed-forward of 8 times the width, and its input.
+MAPS_PER_ROW = 24
+
+
+def bytes_per_image(pipe: Any, height: int, width: int, guided: bool) -> int:
+    """Return the estimated activation memory of one image in a batch.
+
+    Example:
+        >>> bytes_per_image(pipe, 512, 512, guided=True) / 2**20      # SD 1.4, float32
+        240.0
+    """
+    scale = pipe.vae_scale_factor
+    element = torch.finfo(pipe.unet.dtype).bits // 8
+    feature_map = pipe.unet.config.block_out_channels[0] * (height // scale) * (width // scale)
+    return MAPS_PER_ROW * feature_map * element * (2 if guided else 1)
+
+
+def images_at_once(
+    pipe: Any, height: int, width: int, guided: bool, budget: float | None = None
+) -> int:
+    """Return how many images a batch may hold (at least one).
+
+    Args:
+        budget: GiB of activations; by default 2 on a CPU and 60 % of what is free on a GPU.
+
+    Raises:
+        InterpError: the budget is not a positive number.
+    """
+    if budget is None:
+        device = pipe.unet.device
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+        budget = 0.6 * free / GIB if free else 2.0
+    if not budget > 0:
+        raise InterpError(
+            f"A memory budget of {budget} GiB was given.",
+            "A budget is a positive number of GiB.",
+            "Leave it out for 2 GiB on a CPU and 60 % of what is free on a GPU.",
+        )
+    return max(1, int(budget * GIB // bytes_per_image(pipe, height, width, guided)))

@@ -1,0 +1,23 @@
+"""The field's mitigations, each one line on a stock pipeline, with citation and defaults.
+
+Edits of embeddings and attention are `Patch`es: `patch.on(pipe)`, `patch.install(pipe)`. Those that
+rewrite the prompt, or optimise it for the noise at hand, need a session: `sd.run(..., patch=...)`.
+"""
+
+from interp.mitigations.attention import rescale_sot
+from interp.mitigations.embeddings import embedding_noise, repad, repad_zero_eot, zero_pads
+from interp.mitigations.optimise import OptimiseEmbedding, optimise_embedding
+from interp.mitigations.words import RandomWords, random_numbers, random_tokens
+
+__all__ = [
+    "OptimiseEmbedding",
+    "RandomWords",
+    "embedding_noise",
+    "optimise_embedding",
+    "random_numbers",
+    "random_tokens",
+    "repad",
+    "repad_zero_eot",
+    "rescale_sot",
+    "zero_pads",
+]

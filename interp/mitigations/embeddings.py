@@ -1,0 +1,68 @@
+"""Mitigations that edit the 77 embeddings: no gradient, no extra forward pass.
+
+Kim & No, "Memorization In Stable Diffusion Is Unexpectedly Driven by CLIP Embeddings", CVPR 2026
+Findings (arXiv 2605.02908), and the noise of Somepalli et al., NeurIPS 2023.
+"""
+
+from interp.patch import Patch, noise, zero
+from interp.patch import repad as _repad
+from interp.tokens import CATEGORIES
+
+
+def repad_zero_eot(token: str = "!", uncond: bool = True) -> Patch:
+    """Pad with `!` instead of the end-of-text token, and zero the end-of-text embedding.
+
+    Example:
+        >>> with repad_zero_eot().on(pipe):
+        ...     pipe("Antique Church Poster in Berlin").images[0]
+
+    Args:
+        token: the pad token of SD 2; where the tokenizer already pads with it, only the zeroing
+            is left.
+        uncond: also pad the unconditional prompt with it; its end-of-text embedding is kept.
+
+    Source: Kim & No, their first mitigation. Their code sets the pad token on the tokenizer and
+    leaves it there, so that the pipeline pads the negative prompt with it too: `uncond=True`.
+    """
+    return repad(token, uncond) & zero("eot")
+
+
+def repad(token: str = "!", uncond: bool = True) -> Patch:
+    """Pad with `!` instead of the end-of-text token.
+
+    Example:
+        >>> handle = repad().install(pipe)
+
+    Arguments and source as in `repad_zero_eot`.
+    """
+    return _repad(token, uncond=uncond)
+
+
+def zero_pads(fraction: float = 0.7) -> Patch:
+    """Zero the pads nearest to the end of the prompt: `int(pads * fraction)` of them.
+
+    Example:
+        >>> with zero_pads(0.7).on(pipe):
+        ...     pipe("Antique Church Poster in Berlin").images[0]
+
+    Source: Kim & No, their second mitigation (0.7 in the paper, 0.4 as a milder one). Conditional
+    rows only, as in their code.
+    """
+    return zero("pad", fraction=fraction)
+
+
+def embedding_noise(std: float = 0.1, seed: int = 0, uncond: bool = False) -> Patch:
+    """Add Gaussian noise to all embeddings (GNI).
+
+    Example:
+        >>> sd.images(prompt, seeds=range(4), patch=embedding_noise(0.1))
+
+    Args:
+        std: 0.1 in the authors' code.
+        seed: of the noise, which is the same for every prompt and generation seed.
+        uncond: the authors' code adds it to the unconditional rows as well.
+
+    Source: Somepalli et al. 2023. Their code overrides `_encode_prompt`, which diffusers no longer
+    calls: run with a current diffusers it silently does nothing.
+    """
+    return noise(CATEGORIES, std=std, seed=seed, uncond=uncond)

@@ -1,0 +1,79 @@
+"""Kim & No (arXiv 2605.02908, CVPR 2026 Findings) under its own letters, and its figures as data.
+
+The paper that this toolkit builds on masks or replaces whole categories of embeddings and looks at
+what is left of a memorized image. Use `mitigations` for the same edits outside a comparison.
+"""
+
+import json
+from typing import Any
+
+from interp import mitigations as field
+from interp.errors import InterpError
+from interp.models import data_folders
+from interp.patch import Patch, copy, zero
+from interp.session import Rewrite
+
+RESULTS = "paper_results.json"
+
+
+def interventions() -> dict[str, Patch]:
+    """Return the paper's eight interventions by letter; "masking" a category zeroes its embeddings.
+
+    Example:
+        >>> grid = sd.run(prompts, seeds=range(10), patch={"none": None, **interventions()})
+
+    Conditional rows only, at all layers and steps. `a` zeroes eot and pads, `b` copies eot over
+    the prompt, `c` zeroes the prompt, `d` copies eot over the pads, `e` over prompt and pads, `f`
+    zeroes eot, `g` puts the mean pad over prompt and eot, `h` zeroes the pads.
+    """
+    return {
+        "a": zero(("eot", "pad")),
+        "b": copy("eot", to="prompt"),
+        "c": zero("prompt"),
+        "d": copy("eot", to="pad"),
+        "e": copy("eot", to=("prompt", "pad")),
+        "f": zero("eot"),
+        "g": copy("pad", to=("prompt", "eot"), reduce="mean"),
+        "h": zero("pad"),
+    }
+
+
+def mitigations() -> dict[str, Patch | Rewrite]:
+    """Return the mitigations that the paper compares, under the names in `results()`.
+
+    Example:
+        >>> grid = sd.run(prompts, seeds=range(10), patch={"none": None, **mitigations()})
+
+    Settings are those of the authors' code as far as it is known to us: Wen et al. with target 3
+    for one image, Ren et al. with 1.25 and masked pads in the unconditional rows too, two random
+    tokens or numbers (their code has runs with one and with two).
+    """
+    return {
+        "repad '!' and zero eot": field.repad_zero_eot(),
+        "repad '!'": field.repad(),
+        "zero pad 70 %": field.zero_pads(0.7),
+        "Ren et al.": field.rescale_sot(1.25, uncond=True),
+        "Wen et al.": field.optimise_embedding(target=3.0),
+        "random token addition (RTA)": field.random_tokens(2),
+        "random number addition (RNA)": field.random_numbers(2),
+    }
+
+
+def results() -> dict[str, Any]:
+    """Return the paper's figures, with where they were read; None is a figure not known to us.
+
+    Example:
+        >>> {row["key"]: row["sscd"] for row in results()["interventions"]}["h"]
+        0.07
+
+    Raises:
+        InterpError: the data folder of the checkout is not there.
+    """
+    for folder in data_folders():
+        if (folder / RESULTS).is_file():
+            return json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    raise InterpError(
+        f"The paper's figures ({RESULTS}) were asked for.",
+        f"It is in none of {', '.join(str(folder) for folder in data_folders())}.",
+        "Work from a checkout, or set INTERP_DATA to its data folder.",
+    )
