@@ -186,7 +186,11 @@ def _encode_one(pipe: Any, text: str, pad_token: str | int | None) -> Prompt:
         rows.append(torch.tensor(kept + [pads[-1]] * fill))
         ends.append(end)
         if number == 0:
-            names = [_token(tokenizer, kept[0]), *_words(shown, whole, end), _token(tokenizer, kept[-1])]
+            names = [
+                _token(tokenizer, kept[0]),
+                *_words(shown, whole, end),
+                _token(tokenizer, kept[-1]),
+            ]
             words = tuple(names + [_token(tokenizer, pads[0])] * fill)
             if len(whole.input_ids) > limit:
                 cut = shown[whole.offset_mapping[limit - 1][0] :]

@@ -147,6 +147,13 @@ class Watch:
             hooks.after(encoders(pipe)[0][1], self._hear)
         hooks.before(pipe.unet, self._tick)
 
+    @property
+    def batch(self) -> Rows:
+        """The rows of the UNet call that is under way."""
+        if self.rows is None:
+            raise RuntimeError("Watch.batch is known only during a UNet call")
+        return self.rows
+
     def restart(self) -> None:
         """The next UNet call is step 0 of a new run."""
         self._again, self._fixed = True, None

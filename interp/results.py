@@ -29,7 +29,8 @@ PACKAGES = ("torch", "diffusers", "transformers", "xarray")
 def ordered(dims: Sequence[str]) -> tuple[str, ...]:
     """The given axis names in the toolkit's order, unknown ones last.
 
-    ordered(["category", "layer", "method"])     # ('layer', 'category', 'method')
+    Example:
+        >>> ordered(["category", "layer", "method"])     # ('layer', 'category', 'method')
     """
     known = (*DIMS, POSITION, *SPACE)
     rank = {name: place for place, name in enumerate(known)}
@@ -39,7 +40,8 @@ def ordered(dims: Sequence[str]) -> tuple[str, ...]:
 def stamp(data: xr.Dataset, **facts: Any) -> xr.Dataset:
     """A copy of the dataset whose provenance also holds these facts.
 
-    stamp(run, seeds=[0, 1], guidance=7.5)
+    Example:
+        >>> stamp(run, seeds=[0, 1], guidance=7.5)
 
     Facts must be JSON values; anything else is written as its `repr`, so nothing is lost silently.
     """
@@ -50,15 +52,36 @@ def stamp(data: xr.Dataset, **facts: Any) -> xr.Dataset:
 def provenance(data: xr.Dataset) -> dict[str, Any]:
     """What is needed to run the dataset again, as a dictionary (empty if it says nothing).
 
-    provenance(run)["packages"]["diffusers"]
+    Example:
+        >>> provenance(run)["packages"]["diffusers"]
     """
     return json.loads(data.attrs.get(PROVENANCE, "{}"))
+
+
+def describe(pipe: Any) -> dict[str, Any]:
+    """What a running pipeline is: model, scheduler, steps, guidance, dtype, device, packages.
+
+    Example:
+        >>> describe(pipe)["scheduler"]
+        'DDIMScheduler'
+    """
+    return {
+        "pipeline": type(pipe).__name__,
+        "model": str(pipe.config.get("_name_or_path") or pipe.unet.config.get("_name_or_path", "")),
+        "scheduler": type(pipe.scheduler).__name__,
+        "steps": getattr(pipe.scheduler, "num_inference_steps", None),
+        "guidance": getattr(pipe, "_guidance_scale", None),
+        "dtype": str(pipe.unet.dtype).removeprefix("torch."),
+        "device": str(pipe.unet.device),
+        "packages": packages(),
+    }
 
 
 def packages() -> dict[str, str]:
     """Versions of Python and of the packages that decide about numbers.
 
-    packages()     # {'python': '3.11.9', 'torch': '2.13.0', ...}
+    Example:
+        >>> packages()     # {'python': '3.11.9', 'torch': '2.13.0', ...}
     """
     return {"python": platform.python_version(), **_versions(("interp", *PACKAGES))}
 
@@ -66,12 +89,14 @@ def packages() -> dict[str, str]:
 def save(data: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """Write a dataset to netCDF (`.nc`) or Zarr (`.zarr`) and return its path.
 
-        save(run, "runs/pads.nc")
+    Example:
+        >>> save(run, "runs/pads.nc")
 
     The file appears under its name only when it is complete, so a run that is killed while saving
     leaves the previous file as it was.
 
-    Raises: `InterpError` for an unknown suffix or a folder that does not exist.
+    Raises:
+        InterpError: for an unknown suffix or a folder that does not exist.
     """
     target = Path(path)
     _suffix(target)
@@ -97,9 +122,11 @@ def save(data: xr.Dataset, path: str | os.PathLike[str]) -> Path:
 def open(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a dataset that `save` wrote, wholly into memory, and let go of the file.
 
-        run = interp.open("runs/pads.nc")
+    Example:
+        >>> run = interp.open("runs/pads.nc")
 
-    Raises: `InterpError` if the file is missing, incomplete or not a dataset.
+    Raises:
+        InterpError: if the file is missing, incomplete or not a dataset.
     """
     target = Path(path)
     _suffix(target)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -43,6 +44,19 @@ class Rows:
     prompts: tuple[Prompt | None, ...]
     uncond: int
     images: int
+
+    @cached_property
+    def category(self) -> Integer[Tensor, "row position"]:
+        """Category codes of every row; -1 where nobody described the row."""
+        length = len(next(prompt for prompt in self.prompts if prompt is not None).category)
+        unknown = torch.full((length,), -1)
+        rows = [unknown if prompt is None else prompt.category for prompt in self.prompts]
+        return torch.stack(rows)
+
+    @cached_property
+    def ids(self) -> tuple[tuple[int, ...] | None, ...]:
+        """Token ids of every row, by which rows are compared."""
+        return tuple(None if p is None else tuple(p.ids.tolist()) for p in self.prompts)
 
 
 def from_tokens(

@@ -22,7 +22,8 @@ BLOCKS = ("down", "mid", "up")
 class Site:
     """One cross-attention layer: `down.0.0`, `mid.0`, `up.3.2`.
 
-        Site(name="up.1.0", block="up", index=7, heads=8, path="up_blocks.1.attentions.0...attn2")
+    Example:
+        >>> Site(name="up.1.0", block="up", index=7, heads=8, path="up_blocks.1...attn2")
 
     `index` counts in execution order from 0; `path` is the module's name inside the UNet.
     """
@@ -38,7 +39,9 @@ class Site:
 class Span:
     """A slice that can be hashed (Python's own can not before 3.12), for patches as values.
 
-        Span.of(slice(-3, None))
+    Example:
+        >>> Span.of(slice(-3, None))
+        -3:
     """
 
     start: int | None = None
@@ -65,12 +68,15 @@ Selector = str | int | slice | Span | Site | Sequence[str | int | Site] | None
 def sites(unet: nn.Module) -> tuple[Site, ...]:
     """Every cross-attention layer of a UNet in execution order: down, mid, up.
 
-        [site.name for site in sites(pipe.unet)]     # ['down.0.0', 'down.0.1', ..., 'up.3.2']
+    Example:
+        >>> [site.name for site in sites(pipe.unet)]
+        ['down.0.0', 'down.0.1', ..., 'up.3.2']
 
     Names count blocks as the UNet does and layers within a block from 0, so SD 1's first up block,
     which has no attention, makes `up.1.0` the first name there.
 
-    Raises: `InterpError` if the UNet has no cross-attention.
+    Raises:
+        InterpError: if the UNet has no cross-attention.
     """
     found = []
     for path, module in unet.named_modules():
@@ -97,12 +103,14 @@ def sites(unet: nn.Module) -> tuple[Site, ...]:
 def select(layers: Sequence[Site], selector: Selector = None) -> tuple[Site, ...]:
     """The layers that a selector names, in execution order, each once.
 
-        select(sites(unet), "up")            # a block; also "up.1", "up.1.0"
-        select(sites(unet), r"(down|up)\\..*\\.0")    # a regular expression for the whole name
-        select(sites(unet), slice(-3, None))          # also 5, [0, 5], ["mid", "up.1"]
-        select(sites(unet), "all")           # or None
+    Example:
+        >>> select(sites(unet), "up")                 # a block; also "up.1", "up.1.0"
+        >>> select(sites(unet), "(down|up).*0")       # a regular expression for the whole name
+        >>> select(sites(unet), slice(-3, None))      # also 5, [0, 5], ["mid", "up.1"]
+        >>> select(sites(unet), "all")                # or None
 
-    Raises: `InterpError` if any part of the selector matches nothing.
+    Raises:
+        InterpError: if any part of the selector matches nothing.
     """
     if selector is None or selector == "all":
         return tuple(layers)
@@ -138,9 +146,8 @@ def _indices(layers: Sequence[Site], selector: Selector) -> Iterable[int]:
         return [i for part in selector for i in _indices(layers, part)] or _nothing(
             layers, selector
         )
-    if isinstance(selector, int) and not isinstance(selector, bool):
-        if -len(layers) <= selector < len(layers):
-            return [selector % len(layers)]
+    if type(selector) is int and -len(layers) <= selector < len(layers):
+        return [selector % len(layers)]
     return _nothing(layers, selector)
 
 

@@ -142,9 +142,7 @@ class Prompt:
     @cached_property
     def counts(self) -> dict[str, int]:
         """How many positions each category has: pads win sums by being many."""
-        return {
-            name: int((self.category == code).sum()) for code, name in enumerate(CATEGORIES)
-        }
+        return {name: int((self.category == code).sum()) for code, name in enumerate(CATEGORIES)}
 
     @cached_property
     def digest(self) -> str:

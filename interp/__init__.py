@@ -1,0 +1,51 @@
+"""Why does Stable Diffusion regurgitate this image? Record, patch and measure its text embeddings.
+
+    import interp as ip
+    with ip.zero("pad", fraction=0.7).on(pipe):
+        pipe("Antique Church Poster in Berlin").images[0]
+"""
+
+from interp.attach import Attached, attach
+from interp.composition import Patch
+from interp.encoding import encode
+from interp.errors import InterpError
+from interp.patch import copy, mask, mean, noise, repad, scale, swap, zero
+from interp.record import Log, record
+from interp.recorders import Recorder, entropy, maps, mass, token_mass
+from interp.results import open, provenance, save
+from interp.sites import Site, select, sites
+from interp.tokens import CATEGORIES, Prompt, categories
+from interp.where import Where
+
+__all__ = [
+    "CATEGORIES",
+    "Attached",
+    "InterpError",
+    "Log",
+    "Patch",
+    "Prompt",
+    "Recorder",
+    "Site",
+    "Where",
+    "attach",
+    "categories",
+    "copy",
+    "encode",
+    "entropy",
+    "maps",
+    "mask",
+    "mass",
+    "mean",
+    "noise",
+    "open",
+    "provenance",
+    "record",
+    "repad",
+    "save",
+    "scale",
+    "select",
+    "sites",
+    "swap",
+    "token_mass",
+    "zero",
+]

@@ -1,0 +1,229 @@
+"""The verbs that make patches: verb, then what, then where.
+
+    swap("pad", donor=b, layers="up", steps=slice(0, 10), side="k")
+
+Each takes one category or several, and where it makes sense `layers`, `steps`, `heads`, `side` and
+`uncond` (see `Where`). Without them it edits the embeddings of the conditional rows, everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from interp.composition import Patch
+from interp.errors import InterpError
+from interp.operations import Align, Copy, Mask, Mean, Noise, Repad, Scale, Swap, Zero
+from interp.sites import Selector
+from interp.tokens import CATEGORIES, Prompt, codes
+from interp.where import Heads, Rows, Side, Steps, Where
+
+__all__ = ["Patch", "copy", "mask", "mean", "noise", "repad", "scale", "swap", "zero"]
+
+Names = str | Sequence[str]
+
+
+def zero(
+    category: Names,
+    fraction: float = 1.0,
+    *,
+    layers: Selector = None,
+    steps: Steps = None,
+    heads: Heads = None,
+    side: Side = "kv",
+    uncond: Rows = False,
+) -> Patch:
+    """Replace embeddings by the zero vector (what Kim & No call masking).
+
+    Example:
+        >>> zero("pad", fraction=0.7)
+
+    With `fraction`, only the first `int(n * fraction)` of a category's n positions: for pads those
+    nearest to the end of the prompt.
+    """
+    if not 0 <= fraction <= 1:
+        raise InterpError(
+            f"zero({category!r}, fraction={fraction}) was asked for.",
+            "A fraction is between 0 and 1.",
+            "Say 0.7 for 70 %.",
+        )
+    where = Where(layers, steps, heads, side, uncond)
+    return Patch((Zero(_names(category), where, fraction),))
+
+
+def copy(
+    source: str,
+    to: Names,
+    reduce: Literal["mean"] | None = None,
+    *,
+    layers: Selector = None,
+    steps: Steps = None,
+    heads: Heads = None,
+    side: Side = "kv",
+    uncond: Rows = False,
+) -> Patch:
+    """Put the prompt's own `source` embedding, or the mean of several, at every position of `to`.
+
+    Example:
+        >>> copy("eot", to="pad")
+        >>> copy("pad", to=("prompt", "eot"), reduce="mean")
+    """
+    _known("reduce", reduce, (None, "mean"))
+    (origin,) = _names(source)
+    where = Where(layers, steps, heads, side, uncond)
+    return Patch((Copy(_names(to), where, origin, reduce),))
+
+
+def swap(
+    category: Names,
+    donor: Prompt,
+    align: Align = "position",
+    *,
+    layers: Selector = None,
+    steps: Steps = None,
+    heads: Heads = None,
+    side: Side = "kv",
+    uncond: Rows = False,
+) -> Patch:
+    """Put another prompt's embeddings of the same category there.
+
+    Example:
+        >>> swap("pad", donor=b, layers="up", steps=slice(0, 10))
+
+    `align` says which of the donor's embeddings a position gets: with "position" the one at the
+    same position; with "offset" the one as many places after the category's first; with "nearest"
+    the one at the same position or, where that is of another category, the nearest to it; with
+    "mean" their mean. The one sot and the one eot are exchanged wherever they stand.
+    """
+    _known("align", align, get_args(Align))
+    where = Where(layers, steps, heads, side, uncond)
+    return Patch((Swap(_names(category), where, donor, align),))
+
+
+def mean(
+    category: Names,
+    over: Sequence[Prompt],
+    *,
+    layers: Selector = None,
+    steps: Steps = None,
+    heads: Heads = None,
+    side: Side = "kv",
+    uncond: Rows = False,
+) -> Patch:
+    """Put the category's mean embedding over prompts there: one vector, each prompt counting once.
+
+    Example:
+        >>> mean("pad", over=sd.encode(controls))
+    """
+    if not over:
+        raise InterpError(
+            f"mean({category!r}) was asked for over no prompts.",
+            "There is no mean of nothing.",
+            "Pass the prompts to average over.",
+        )
+    where = Where(layers, steps, heads, side, uncond)
+    return Patch((Mean(_names(category), where, tuple(over)),))
+
+
+def noise(
+    category: Names,
+    std: float,
+    seed: int,
+    *,
+    layers: Selector = None,
+    steps: Steps = None,
+    heads: Heads = None,
+    side: Side = "kv",
+    uncond: Rows = False,
+) -> Patch:
+    """Add Gaussian noise of this standard deviation, the same at every step, layer and row.
+
+    Example:
+        >>> noise(CATEGORIES, std=0.1, seed=0)
+    """
+    if not (std >= 0 and math.isfinite(std)):
+        raise InterpError(
+            f"noise({category!r}, std={std}) was asked for.",
+            "A standard deviation is a finite number from 0 on.",
+            "Embeddings of CLIP have a standard deviation near 1.",
+        )
+    where = Where(layers, steps, heads, side, uncond)
+    return Patch((Noise(_names(category), where, std, seed),))
+
+
+def scale(
+    category: Names,
+    factor: float,
+    *,
+    layers: Selector = None,
+    steps: Steps = None,
+    heads: Heads = None,
+    side: Side = "k",
+    uncond: Rows = False,
+) -> Patch:
+    """Multiply keys, and thereby attention logits, by a factor.
+
+    Example:
+        >>> scale("sot", 1.25)
+
+    A negative logit is pushed down by a factor above 1, as in Ren et al. (ECCV 2024). With
+    `side="v"` what is read is scaled, with "kv" both are.
+    """
+    if not math.isfinite(factor):
+        raise InterpError(
+            f"scale({category!r}, {factor}) was asked for.",
+            "The factor must be a finite number.",
+            "Use mask to take keys out of the softmax.",
+        )
+    where = Where(layers, steps, heads, side, uncond)
+    return Patch((Scale(_names(category), where, factor),))
+
+
+def mask(
+    category: Names,
+    *,
+    layers: Selector = None,
+    steps: Steps = None,
+    heads: Heads = None,
+    uncond: Rows = False,
+) -> Patch:
+    """Take keys out of the softmax, so that the others share their attention.
+
+    Example:
+        >>> mask(("eot", "pad"), steps=slice(0, 10))
+    """
+    return Patch((Mask(_names(category), Where(layers, steps, heads, "kv", uncond)),))
+
+
+def repad(
+    token: str | int = "!",
+    *,
+    layers: Selector = None,
+    steps: Steps = None,
+    heads: Heads = None,
+    side: Side = "kv",
+    uncond: Rows = True,
+) -> Patch:
+    """Encode the prompt again with another pad token, and put those pads there.
+
+    Example:
+        >>> repad("!") & zero("eot")        # the first mitigation of Kim & No
+
+    Unconditional rows too, because that is what the authors' code does (it leaves the tokenizer
+    with the new pad token); `uncond=False` leaves them. CLIP being causal, only pads change.
+    """
+    return Patch((Repad(("pad",), Where(layers, steps, heads, side, uncond), token),))
+
+
+def _names(category: Names) -> tuple[str, ...]:
+    return tuple(CATEGORIES[code] for code in codes(category))
+
+
+def _known(name: str, value: object, known: Sequence[object]) -> None:
+    if value not in known:
+        raise InterpError(
+            f"{name}={value!r} was asked for.",
+            f"There are {', '.join(map(repr, known))}.",
+            "Choose one of them.",
+        )
