@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from interp.board import Edit, board
 from interp.encoding import repad
@@ -20,6 +20,7 @@ from interp.sites import Site, sites
 from interp.tokens import Prompt
 
 
+@runtime_checkable
 class HasOperations(Protocol):
     """A patch, as far as it matters here."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -29,6 +29,7 @@ SIDES = ("k", "v")
 Text = Float[Tensor, "row position channel"]
 
 
+@runtime_checkable
 class Owner(Protocol):
     """Whoever put operations on the board."""
 

@@ -109,9 +109,6 @@ def repad(pipe: Any, prompt: Prompt, token: str | int) -> Prompt:
     pads = tuple(pad_id(tokenizer, token) for tokenizer, _ in encoders(pipe))
     behind = prompt.category == PAD
     given = [prompt.ids] if prompt.ids_2 is None else [prompt.ids, prompt.ids_2]
-    # A prompt learnt from a running pipeline has the primary ids only; up to the pads the second
-    # tokenizer's are the same.
-    given += [prompt.ids] * (len(pads) - len(given))
     ids = [torch.where(behind, pad, row) for pad, row in zip(pads, given, strict=True)]
     aside = ASIDE.set(True)
     try:
@@ -129,21 +126,32 @@ def repad(pipe: Any, prompt: Prompt, token: str | int) -> Prompt:
 
 
 def from_ids(
-    pipe: Any, ids: Integer[Tensor, " position"], embeds: Float[Tensor, "position channel"]
+    pipe: Any,
+    ids: Integer[Tensor, " position"],
+    embeds: Float[Tensor, "position channel"],
+    ids_2: Integer[Tensor, " position"] | None = None,
 ) -> Prompt:
-    """A prompt whose text was never seen, from the primary encoder's ids and given embeddings.
+    """A prompt whose text was never seen, from its ids and embeddings.
 
     Example:
         >>> from_ids(pipe, ids[0], pipe.encode_prompt(...)[0][0]).text
         'a photo of a goat'
+
+    Raises:
+        InterpError: if SDXL's two encoders end the prompt at different positions.
     """
-    tokenizer = encoders(pipe)[0][0]
-    codes = categories(ids, tokenizer.pad_token_id, tokenizer.eos_token_id)
+    tokenizers = [tokenizer for tokenizer, _ in encoders(pipe)]
+    codes, *others = (
+        categories(row, tokenizer.pad_token_id, tokenizer.eos_token_id)
+        for row, tokenizer in zip((ids, ids_2), tokenizers, strict=False)
+        if row is not None
+    )
     end = int((codes < EOT).sum())
-    text = tokenizer.decode(ids[1:end].tolist())
-    words = tuple(_token(tokenizer, number) for number in ids.tolist())
-    pads = tuple(tokenizer.pad_token_id for tokenizer, _ in encoders(pipe))
-    return Prompt(text, ids, words, codes, embeds, pad_ids=pads)
+    text = tokenizers[0].decode(ids[1:end].tolist())
+    _agree(text, [int((kind < EOT).sum()) for kind in (codes, *others)])
+    words = tuple(_token(tokenizers[0], number) for number in ids.tolist())
+    pads = tuple(tokenizer.pad_token_id for tokenizer in tokenizers)
+    return Prompt(text, ids, words, codes, embeds, ids_2=ids_2, pad_ids=pads)
 
 
 def pad_id(tokenizer: Any, token: str | int | None) -> int:
@@ -194,13 +202,7 @@ def _encode_one(pipe: Any, text: str, pad_token: str | int | None) -> Prompt:
             words = tuple(names + [_token(tokenizer, pads[0])] * fill)
             if len(whole.input_ids) > limit:
                 cut = shown[whole.offset_mapping[limit - 1][0] :]
-    if len(set(ends)) > 1:
-        raise InterpError(
-            f"The categories of {text!r} were asked for.",
-            f"SDXL's two tokenizers split it into {ends[0] - 1} and {ends[1] - 1} tokens, so its "
-            "positions have no common category (the second one splits '!!' into two pad tokens).",
-            "Write it without repeated exclamation marks.",
-        )
+    _agree(text, ends)
     if cut:
         warnings.warn(
             f"The prompt {text!r} is too long for the text encoder: {cut!r} was cut off.",
@@ -211,6 +213,17 @@ def _encode_one(pipe: Any, text: str, pad_token: str | int | None) -> Prompt:
     second = rows[1] if len(rows) > 1 else None
     codes = around(position, torch.tensor([ends[0]]))
     return Prompt(text, rows[0], words, codes, embeds, pooled, second, tuple(pads), cut)
+
+
+def _agree(text: str, ends: Sequence[int]) -> None:
+    """Raise unless the prompt ends at one position for all encoders."""
+    if len(set(ends)) > 1:
+        raise InterpError(
+            f"The categories of {text!r} were asked for.",
+            f"SDXL's two encoders see {ends[0] - 1} and {ends[1] - 1} tokens, so its positions "
+            "have no common category (the second tokenizer splits '!!' into two pad tokens).",
+            "Write it without repeated exclamation marks, and give both encoders the same text.",
+        )
 
 
 def _words(text: str, encoded: Any, end: int) -> list[str]:

@@ -107,28 +107,34 @@ class Grid:
                     variable.values, "(patch prompt seed) ... -> patch prompt seed ...", **split
                 )
                 variable = xr.Variable((*axes, *variable.dims[1:]), values, variable.attrs)
-            variables[name] = variable
+            variables[name] = _of_prompt(variable) if name in rows.coords else variable
         data = xr.Dataset(variables, attrs=rows.attrs).set_coords(list(rows.coords))
         data = data.assign_coords(
             seed=list(self.seeds),
             prompt=range(len(self.prompts)),
             text=("prompt", [prompt.text for prompt in self.prompts]),
+            category=list(CATEGORIES),
+            tokens=_of_prompt(self._tokens()),
         )
-        data = data.assign(tokens=self._tokens())
         if self.names is None:
             return data.isel(patch=0, drop=True)
         return data.assign_coords(patch=list(self.names))
 
-    def _tokens(self) -> xr.DataArray:
+    def _tokens(self) -> xr.Variable:
         """How many positions each category has in what was run."""
         counts = [
-            [[prompt.counts[name] for name in CATEGORIES] for prompt in prompts]
-            for prompts, _ in self.edits
+            [[list(prompt.counts.values())] for prompt in prompts] for prompts, _ in self.edits
         ]
-        dims = ("patch", "prompt", "category")
-        tokens = xr.DataArray(np.asarray(counts), dims=dims, coords={"category": list(CATEGORIES)})
-        same = bool((tokens == tokens.isel(patch=0)).all())
-        return tokens.isel(patch=0) if same else tokens
+        return xr.Variable(("patch", "prompt", "seed", "category"), np.asarray(counts))
+
+
+def _of_prompt(variable: xr.Variable) -> xr.Variable:
+    """What describes a prompt is the same for all seeds, and, unless rewritten, for all patches."""
+    if "seed" in variable.dims:
+        variable = variable.isel(seed=0)
+        first = variable.isel(patch=0)
+        return first if bool((variable == first).all()) else variable
+    return variable
 
 
 def _per_row(batch: Batch, latents: bool) -> xr.Dataset:
@@ -153,12 +159,9 @@ def _per_row(batch: Batch, latents: bool) -> xr.Dataset:
 
 
 def _rows_of(recorded: xr.Dataset) -> xr.Dataset:
-    """A recorder's dataset, whose prompts are the rows of the batch and whose seeds are unknown."""
-    return (
-        recorded.isel(seed=0, drop=True)
-        .drop_vars(["prompt", "text", "tokens"], errors="ignore")
-        .rename(prompt="row")
-    )
+    """A recorder's dataset, to which every row of the batch is a prompt with one image."""
+    rows = recorded.isel(seed=0, drop=True).drop_vars(["prompt", "text", "tokens"])
+    return rows.rename(prompt="row").drop_attrs(deep=False)
 
 
 def labels(edits: Any) -> tuple[list[str] | None, list[Any]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from diffusers.models.attention_processor import (
@@ -144,7 +145,10 @@ class Watch:
         self._seen: tuple[Any, float] = (None, float("nan"))
         self._text: Any = None
         if tokens is None or getattr(pipe, "text_encoder", None) is not None:
-            hooks.after(encoders(pipe)[0][1], self._hear)
+            primary, *second = (encoder for _, encoder in encoders(pipe))
+            hooks.after(primary, self._hear)
+            for encoder in second:
+                hooks.after(encoder, self._hear_second)
         hooks.before(pipe.unet, self._tick)
 
     @property
@@ -170,7 +174,14 @@ class Watch:
             self._heard, self._stale = [], False
         # SDXL reads an earlier layer than SD, and clip_skip an earlier one still.
         states = [*(getattr(output, "hidden_states", None) or ()), output.get("last_hidden_state")]
-        self._heard.append(Heard(ids, tuple(state for state in states if state is not None)))
+        read = tuple(state for state in states if state is not None)
+        self._heard.append(Heard(ids, None, read))
+
+    def _hear_second(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        # SDXL's encoders are called one after the other, the primary one first.
+        if not ASIDE.get() and self._heard:
+            ids = args[0] if args else kwargs["input_ids"]
+            self._heard[-1] = replace(self._heard[-1], ids_2=ids)
 
     def _tick(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         sample = args[0] if args else kwargs["sample"]

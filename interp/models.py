@@ -58,11 +58,12 @@ def load(
     if folder is None:
         folder = _download(str(name), local_files_only, revision)
         source["revision"] = revision or folder.name
+    weights = folder_sha256(folder)
     checker = {"safety_checker": None} if _has_safety_checker(folder) else {}
     pipe = DiffusionPipeline.from_pretrained(
         folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **checker
     )
-    source |= {"weights": folder_sha256(folder), "weights_of": "files"}
+    source |= {"weights": weights, "weights_of": "files"}
     return Session(pipe.to(device), model=source, **settings)
 
 

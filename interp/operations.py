@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange, reduce
@@ -29,8 +29,11 @@ Reencode = Callable[[Prompt, str | int], Prompt]
 class Operation:
     """An edit of the embeddings of some categories, somewhere.
 
-    Subclasses say which positions they touch and what the embeddings become.
+    Subclasses say which positions they touch and what the embeddings become. `USUAL` is where the
+    verb applies if nothing is said; printing leaves it out.
     """
+
+    USUAL: ClassVar[Where] = Where()
 
     categories: tuple[str, ...]
     where: Where
@@ -54,12 +57,15 @@ class Operation:
         return torch.where(touched, new.to(embeds), embeds)
 
     def __repr__(self) -> str:
-        shown = [_names(self.categories)] if self.categories else []
+        shown = [_names(self.categories)]
         for field in fields(self):
-            if field.name not in ("categories", "where"):
-                shown.append(f"{field.name}={_short(getattr(self, field.name))}")
-        # The rows and side that a verb sets by itself would only be noise.
-        where = repr(self.where)
+            value = getattr(self, field.name)
+            if field.name not in ("categories", "where") and value != field.default:
+                shown.append(f"{field.name}={_short(value)}")
+        return self._call(shown)
+
+    def _call(self, shown: Sequence[str]) -> str:
+        where = self.where.text(self.USUAL)
         return f"{type(self).__name__.lower()}({', '.join([*shown, where] if where else shown)})"
 
 
@@ -106,6 +112,10 @@ class Copy(Operation):
             return embeds
         new = reduce(source, "position channel -> 1 channel", "mean") if len(source) > 1 else source
         return self._put(embeds, prompt, new)
+
+    def __repr__(self) -> str:
+        reduced = [] if self.reduce is None else [f"reduce={self.reduce!r}"]
+        return self._call([repr(self.source), f"to={_names(self.categories)}", *reduced])
 
 
 @dataclass(frozen=True, repr=False)
@@ -188,7 +198,11 @@ class Mean(Operation):
 class Repad(Operation):
     """The pads of the prompt encoded again with another pad token."""
 
+    USUAL = Where(uncond=True)
     token: str | int = "!"
+
+    def __repr__(self) -> str:
+        return self._call([repr(self.token)])
 
     def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:
         return self._put(embeds, prompt, reencode(prompt, self.token).embeds)
@@ -203,6 +217,7 @@ class Mask(Operation):
 class Scale(Operation):
     """The embeddings times a factor; on the key side, the logits times it."""
 
+    USUAL = Where(side="k")
     factor: float = 1.0
 
     def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from einops import einsum, rearrange, reduce
@@ -51,6 +51,7 @@ class Seen:
         return (rearrange(self.category, "row position -> row position 1") == codes).float()
 
 
+@runtime_checkable
 class Recorder(Protocol):
     """Anything that reduces what was seen to `[row, head, *dims]`, of the same size every time.
 

@@ -25,9 +25,11 @@ from interp.tokens import Prompt
 
 @dataclass(frozen=True)
 class Heard:
-    """One call of the text encoder: the ids it read, and every state it may have been read at."""
+    """One call of the text encoders: the ids they read, and the states the primary one may have
+    been read at."""
 
     ids: Integer[Tensor, "row position"]
+    ids_2: Integer[Tensor, "row position"] | None
     states: tuple[Float[Tensor, "row position channel"], ...]
 
 
@@ -84,7 +86,7 @@ def from_tokens(
             "Describe each conditional prompt once, in order; where the UNet is called directly, "
             "say guided=True or False.",
         )
-    for prompt in tokens:
+    for prompt in (*tokens, *(negative or ())):
         if prompt.embeds.shape != text.shape[1:]:
             raise InterpError(
                 f"{prompt!r} was said to be a row of this batch.",
@@ -170,7 +172,9 @@ def _named(
     for key, row in zip(found, text, strict=True):
         if key is not None and key not in known:
             call, place = key
-            known[key] = from_ids(pipe, heard[call].ids[place].cpu(), row.detach())
+            ids, second = heard[call].ids[place].cpu(), heard[call].ids_2
+            second = None if second is None else second[place].cpu()
+            known[key] = from_ids(pipe, ids, row.detach(), second)
     return [known[key] for key in found]
 
 
@@ -198,6 +202,8 @@ def _unconditional(
 
 
 def _empty(pipe: Any, row: Float[Tensor, "position channel"]) -> Prompt:
-    tokenizer = encoders(pipe)[0][0]
-    ids = tokenizer("", padding="max_length", max_length=len(row)).input_ids
-    return from_ids(pipe, torch.tensor(ids), row.detach())
+    first, *second = (
+        torch.tensor(tokenizer("", padding="max_length", max_length=len(row)).input_ids)
+        for tokenizer, _ in encoders(pipe)
+    )
+    return from_ids(pipe, first, row.detach(), *second)

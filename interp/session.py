@@ -185,9 +185,10 @@ class Session(Settings):
         grid = Grid(encoded, seeds, names, rewritten)
         at_once = images_at_once(self.pipe, self.height, self.width, self.guided, self.budget)
         planned = list(grid.batches(at_once, clean))
+        calls = start.calls(self.pipe, self.steps)
         done = []
         # Silent where nobody watches; diffusers' own bar would be one per batch.
-        with tqdm(total=len(planned) * self.steps, unit="step", disable=None) as bar:
+        with tqdm(total=len(planned) * calls, unit="step", disable=None) as bar:
             for batch in planned:
                 result = generate(
                     self.pipe,

@@ -16,6 +16,18 @@ from interp.epsilon import alpha_bar, to_epsilon
 from interp.tokens import Prompt
 
 
+def calls(pipe: Any, steps: int) -> int:
+    """Return how often the UNet is called in so many steps: some schedulers call it twice.
+
+    Example:
+        >>> calls(pipe, 50)
+        50
+    """
+    scheduler = copy.deepcopy(pipe.scheduler)
+    scheduler.set_timesteps(steps)
+    return len(scheduler.timesteps)
+
+
 def noise(pipe: Any, seed: int, height: int, width: int) -> Float[Tensor, "1 c h w"]:
     """Return the unit noise of a seed, the one that the pipeline draws from its CPU generator.
 

@@ -107,10 +107,14 @@ class Where:
         return found
 
     def __repr__(self) -> str:
+        return self.text(Where())
+
+    def text(self, usual: Where) -> str:
+        """What differs from the usual place, as arguments: `layers='up', steps=0:10`."""
         parts = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if value != field.default:
+            if value != getattr(usual, field.name):
                 shown = _slice_text(value) if isinstance(value, range) else repr(value)
                 parts.append(f"{field.name}={shown}")
         return ", ".join(parts)
