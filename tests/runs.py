@@ -83,7 +83,9 @@ def kernels(pipe: Any, monkeypatch: Any) -> Iterator[list[Tensor]]:
             slices.append(probabilities)
         return probabilities
 
-    def spy_kernel(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **rest: Any) -> Tensor:
+    def spy_kernel(
+        query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **rest: Any
+    ) -> Tensor:
         if key.shape[2] == 77 and inside:
             logits = query.float() @ rearrange(key.float(), "b h t d -> b h d t")
             logits = logits / query.shape[-1] ** 0.5
