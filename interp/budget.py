@@ -30,7 +30,7 @@ def bytes_per_image(pipe: Any, height: int, width: int, guided: bool) -> int:
 
 
 def images_at_once(
-    pipe: Any, height: int, width: int, guided: bool, budget: float | None = None
+    pipe: Any, height: int, width: int, guided: bool, budget: int | float | None = None
 ) -> int:
     """Return how many images a batch may hold (at least one).
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from interp.errors import InterpError
 
 
-def alpha_bar(scheduler: Any, timestep: float) -> float:
+def alpha_bar(scheduler: Any, timestep: int | float) -> float:
     """Return the cumulative signal power of a timestep, interpolated between whole ones.
 
     Example:

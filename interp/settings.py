@@ -44,12 +44,12 @@ class Settings:
         self,
         pipe: Any,
         steps: int = 50,
-        guidance: float = 7.5,
+        guidance: int | float = 7.5,
         *,
         height: int | None = None,
         width: int | None = None,
         negative: str | None = None,
-        budget: float | None = None,
+        budget: int | float | None = None,
         model: Mapping[str, Any] | None = None,
     ) -> None:
         _check(pipe, steps, guidance)
@@ -136,7 +136,7 @@ class Settings:
         }
 
 
-def _check(pipe: Any, steps: int, guidance: float) -> None:
+def _check(pipe: Any, steps: int, guidance: int | float) -> None:
     if not isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)):
         raise InterpError(
             f"A session with a {type(pipe).__name__} was asked for.",

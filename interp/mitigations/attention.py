@@ -3,7 +3,7 @@
 from interp.patch import Patch, mask, scale
 
 
-def rescale_sot(c1: float = 1.25, mask_pads: bool = True, uncond: bool = False) -> Patch:
+def rescale_sot(c1: int | float = 1.25, mask_pads: bool = True, uncond: bool = False) -> Patch:
     """Multiply the attention logit of the first token, and hide the pads.
 
     Example:

@@ -38,7 +38,7 @@ def repad(token: str = "!", uncond: bool = True) -> Patch:
     return _repad(token, uncond=uncond)
 
 
-def zero_pads(fraction: float = 0.7) -> Patch:
+def zero_pads(fraction: int | float = 0.7) -> Patch:
     """Zero the pads nearest to the end of the prompt: `int(pads * fraction)` of them.
 
     Example:
@@ -51,7 +51,7 @@ def zero_pads(fraction: float = 0.7) -> Patch:
     return zero("pad", fraction=fraction)
 
 
-def embedding_noise(std: float = 0.1, seed: int = 0, uncond: bool = False) -> Patch:
+def embedding_noise(std: int | float = 0.1, seed: int = 0, uncond: bool = False) -> Patch:
     """Add Gaussian noise to all embeddings (GNI).
 
     Example:

@@ -25,7 +25,7 @@ REFERENCE_SIZE = 4 * 64 * 64
 class OptimiseEmbedding:
     """Wen et al.'s optimisation, with its settings; see `optimise_embedding`."""
 
-    target: float = 1.5
+    target: int | float = 1.5
     learning_rate: float = 0.05
     iterations: int = 10
 
@@ -87,7 +87,7 @@ class OptimiseEmbedding:
 
 
 def optimise_embedding(
-    target: float = 1.5, learning_rate: float = 0.05, iterations: int = 10
+    target: int | float = 1.5, learning_rate: float = 0.05, iterations: int = 10
 ) -> OptimiseEmbedding:
     """Change the embedding until the first step's guidance `eps_c - eps_u` is small.
 
