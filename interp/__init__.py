@@ -5,14 +5,18 @@
         pipe("Antique Church Poster in Berlin").images[0]
 """
 
+from interp import metrics, mitigations, paper
 from interp.attach import Attached, attach
 from interp.composition import Patch
 from interp.encoding import encode
 from interp.errors import InterpError
+from interp.models import load
 from interp.patch import copy, mask, mean, noise, repad, scale, swap, zero
+from interp.prompts import read_prompts
 from interp.record import Log, record
 from interp.recorders import Recorder, entropy, maps, mass, token_mass
 from interp.results import open, provenance, save
+from interp.session import Rewrite, Session
 from interp.sites import Site, select, sites
 from interp.tokens import CATEGORIES, Prompt, categories
 from interp.where import Where
@@ -25,6 +29,8 @@ __all__ = [
     "Patch",
     "Prompt",
     "Recorder",
+    "Rewrite",
+    "Session",
     "Site",
     "Where",
     "attach",
@@ -32,13 +38,18 @@ __all__ = [
     "copy",
     "encode",
     "entropy",
+    "load",
     "maps",
     "mask",
     "mass",
     "mean",
+    "metrics",
+    "mitigations",
     "noise",
     "open",
+    "paper",
     "provenance",
+    "read_prompts",
     "record",
     "repad",
     "save",

@@ -1,10 +1,12 @@
 """The paper's interventions, against index arithmetic; its figures, with where they come from."""
 
+import numpy as np
 import pytest
 import torch
 
 from interp import paper
 from interp.encoding import encode
+from interp.session import Session
 
 
 def by_hand(letter, embeds, e):
@@ -37,6 +39,19 @@ def test_interventions_are_the_papers_edits(pipe, letter):
         expected = by_hand(letter, prompt.embeds, prompt.e)
         assert torch.equal(patch.embeds(prompt), expected)
         assert torch.equal(patch.embeds(prompt, uncond=True), prompt.embeds)
+
+
+@pytest.mark.parametrize("letter", "abcdefgh")
+def test_images_are_plain_diffusers_from_hand_made_embeddings_bit_for_bit(sd1, letter):
+    prompt = encode(sd1, "Antique Church Poster in Berlin")[0]
+    plain = sd1(
+        prompt_embeds=by_hand(letter, prompt.embeds, prompt.e)[None],
+        num_inference_steps=2,
+        generator=torch.Generator().manual_seed(3),
+    ).images[0]
+    patch = paper.interventions()[letter]
+    ours = Session(sd1, steps=2).images(prompt, seeds=[3], patch=patch)[0]
+    assert np.array_equal(np.asarray(plain), np.asarray(ours))
 
 
 def test_every_figure_of_the_paper_has_its_patch():
