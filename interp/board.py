@@ -282,7 +282,7 @@ def _bias(
     given: Tensor | None,
     attention: Any,
     hidden: Float[Tensor, "row query channel"],
-) -> Float[Tensor, "rowhead query position"]:
+) -> Float[Tensor, "rowhead 1 position"]:
     """The layer's additive mask, per row and head, with the masked keys at minus infinity."""
     bias = torch.zeros(masked.shape, dtype=hidden.dtype, device=hidden.device)
     bias = rearrange(bias.masked_fill(masked, float("-inf")), "row head key -> (row head) 1 key")

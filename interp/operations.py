@@ -52,7 +52,9 @@ class Operation:
         """The embeddings after the operation; the given ones stay as they are."""
         raise NotImplementedError
 
-    def _put(self, embeds: Embeds, prompt: Prompt, new: Embeds) -> Embeds:
+    def _put(
+        self, embeds: Embeds, prompt: Prompt, new: Float[Tensor, "#position channel"]
+    ) -> Embeds:
         touched = rearrange(self.positions(prompt), "position -> position 1").to(embeds.device)
         return torch.where(touched, new.to(embeds), embeds)
 

@@ -15,10 +15,22 @@ from interp.errors import InterpError
 from interp.sites import Selector, Site, Span, select
 
 Steps = int | range | slice | Sequence[int] | None
-Heads = int | Sequence[int] | Mapping[str, int | Sequence[int]] | None
 Side = Literal["k", "v", "kv"]
 Rows = bool | Literal["only"]
 FOREVER = sys.maxsize
+
+
+@dataclass(frozen=True, repr=False)
+class HeadsByLayer:
+    """Heads per layer selector, as a dictionary that can be hashed."""
+
+    items: tuple[tuple[str, tuple[int, ...]], ...]
+
+    def __repr__(self) -> str:
+        return repr(dict(self.items))
+
+
+Heads = int | Sequence[int] | Mapping[str, int | Sequence[int]] | HeadsByLayer | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,16 +130,6 @@ class Where:
                 shown = _slice_text(value) if isinstance(value, range) else repr(value)
                 parts.append(f"{field.name}={shown}")
         return ", ".join(parts)
-
-
-@dataclass(frozen=True, repr=False)
-class HeadsByLayer:
-    """Heads per layer selector, as a dictionary that can be hashed."""
-
-    items: tuple[tuple[str, tuple[int, ...]], ...]
-
-    def __repr__(self) -> str:
-        return repr(dict(self.items))
 
 
 def _layers(layers: Selector) -> Selector:

@@ -8,8 +8,10 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+import tests.shapes  # noqa: F401  (the hook finds the checker only in a loaded module)
+
 # Before anything imports interp: every annotated shape is then checked at every call.
-install_import_hook("interp", "beartype.beartype")
+install_import_hook("interp", "tests.shapes.checked")
 
 from tests.pipelines import KINDS, pipeline
 from tests.runs import latents

@@ -63,7 +63,8 @@ def processor(pipe: Any, kind: str) -> Iterator[None]:
     finally:
         if kind == "fused":
             pipe.unet.unfuse_qkv_projections()
-        pipe.unet.set_default_attn_processor()
+        # Not set_default_attn_processor(), which sets the eager one.
+        pipe.unet.set_attn_processor(AttnProcessor2_0())
 
 
 @contextmanager

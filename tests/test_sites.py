@@ -131,9 +131,7 @@ def test_selecting_down_mid_up_is_selecting_all(layers: tuple[Site, ...]) -> Non
     assert names(select(layers, "up.1")) == ["up.1.0", "up.1.1", "up.1.2"]
 
 
-@pytest.mark.parametrize(
-    "selector", ["up.9", "sideways", "up.", "(", 16, -17, ["up", "nowhere"]]
-)
+@pytest.mark.parametrize("selector", ["up.9", "sideways", "up.", "(", 16, -17, ["up", "nowhere"]])
 def test_a_selector_that_matches_nothing_is_an_error(
     layers: tuple[Site, ...], selector: Any
 ) -> None:
