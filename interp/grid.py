@@ -88,8 +88,8 @@ class Grid:
         parts: list[xr.Dataset] = []
         places: list[int] = []
         for planned, batch in done:
-            rows = [row for row, place in enumerate(planned.places) if place is not None]
-            parts.append(_per_row(batch, latents).isel(row=rows))
+            wanted = [row for row, place in enumerate(planned.places) if place is not None]
+            parts.append(_per_row(batch, latents).isel(row=wanted))
             places += [place for place in planned.places if place is not None]
         rows = xr.concat(parts, "row", data_vars="minimal", coords="minimal", compat="equals")
         data = rows.isel(row=np.argsort(places))

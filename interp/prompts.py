@@ -124,8 +124,8 @@ def read_prompts(path: str | Path, column: str | None = None) -> PromptFile:
     content = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     records: Iterator[tuple[int, dict[str, Any] | UnreadableRow]]
     if path.suffix.lower() == ".txt":
-        records = ((n, {"text": line}) for n, line in enumerate(content.splitlines(), 1))
-        records = ((n, record) for n, record in records if record["text"].strip())
+        lines = enumerate(content.splitlines(), 1)
+        records = ((n, {"text": line}) for n, line in lines if line.strip())
         column = "text"
     elif content.lstrip()[:1] in ("{", "[", '"') and path.suffix.lower() not in (".csv", ".tsv"):
         records = _json_records(content)

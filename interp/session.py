@@ -73,7 +73,7 @@ class Session(Settings):
         record: Any = None,
         *,
         images: bool | None = None,
-        trajectory: Trajectory = "own",
+        trajectory: Trajectory | str = "own",
     ) -> xr.Dataset:
         """Generate, and return what was recorded as one dataset.
 
@@ -109,7 +109,7 @@ class Session(Settings):
         *,
         half: bool = True,
         images: bool = False,
-        trajectory: Trajectory = "own",
+        trajectory: Trajectory | str = "own",
     ) -> xr.Dataset:
         """Generate, and keep the latents and noise predictions of every step.
 
@@ -160,7 +160,7 @@ class Session(Settings):
         seeds: Sequence[int],
         patch: Edits,
         record: Any,
-        trajectory: Trajectory,
+        trajectory: Trajectory | str,
         images: bool,
         trace: torch.dtype | None,
     ) -> xr.Dataset:

@@ -257,6 +257,7 @@ def test_a_session_shows_itself(sd):
         ),
         (lambda sd: sd.run([]), "0 prompts with 1 seeds"),
         (lambda sd: sd.run("a", seeds=[]), "1 prompts with 0 seeds"),
+        (lambda sd: sd.run("a", trajectory="other"), "trajectory='other'"),
         (lambda sd: sd.run("a", images=True, trajectory="clean"), "see images with trajectory"),
         (lambda sd: Session(sd.pipe, budget=0.0).run("a"), "positive number of GiB"),
     ],

@@ -148,6 +148,5 @@ def normalise(
     batch: Float[Tensor, "n 3 h w"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "n 3 h w"]:
     """Return `(batch - mean) / std` per channel."""
-    channel = {"dtype": batch.dtype, "device": batch.device}
-    mean_, std_ = torch.tensor(mean, **channel), torch.tensor(std, **channel)
-    return (batch - rearrange(mean_, "c -> c 1 1")) / rearrange(std_, "c -> c 1 1")
+    shift, scale = (rearrange(batch.new_tensor(values), "c -> c 1 1") for values in (mean, std))
+    return (batch - shift) / scale

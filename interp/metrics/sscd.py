@@ -33,7 +33,7 @@ HALF = ((0.5,) * 3, (0.5,) * 3)
 
 
 def preprocess(
-    batch: Float[Tensor, "n 3 h w"], kind: Preprocess = "skew_320"
+    batch: Float[Tensor, "n 3 h w"], kind: Preprocess | str = "skew_320"
 ) -> Float[Tensor, "n 3 newh neww"]:
     """Return the batch as a descriptor network wants it.
 
@@ -97,7 +97,7 @@ class SSCD(Metric):
     def __init__(
         self,
         path: str | Path,
-        preprocess: Preprocess = "skew_320",
+        preprocess: Preprocess | str = "skew_320",
         device: str | torch.device = "cpu",
         batch_size: int = 32,
     ) -> None:
