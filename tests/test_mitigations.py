@@ -155,7 +155,7 @@ def test_rescale_sot_is_the_published_attention_for_every_row(pipe, uncond):
 def test_four_images_are_four_times_one_image(sd, name):
     patch = getattr(mitigations, name)()
     four = sd.trace(TEXTS[0], seeds=range(4), patch=patch, half=False).final_latents
-    for seed in range(4):
+    for seed in (0, 3):
         single = sd.trace(TEXTS[0], seeds=[seed], patch=patch, half=False).final_latents
         np.testing.assert_allclose(four.sel(seed=[seed]), single, atol=1e-4)
 
