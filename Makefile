@@ -5,7 +5,7 @@ VENV   ?= .venv
 # PyPI's torch for Linux brings several GB of CUDA. The CPU build is taken from this index when it
 # can be reached; TORCH_INDEX= (empty) skips it, and another address takes another build.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n auto
 
 BIN       = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
