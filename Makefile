@@ -26,7 +26,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    echo "$$index cannot be reached: taking torch from pip's own index"; index=""; fi; \
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" \
 	    $${index:+--extra-index-url "$$index"}
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,notebooks]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
 clean:
