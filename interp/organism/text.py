@@ -1,0 +1,120 @@
+"""The text encoder: a small CLIP, trained by contrast through `v_eot` alone.
+
+As in CLIP, pads never enter the loss: texts are cut after the end-of-text token, and what the
+encoder makes of the positions behind it is whatever its training on the others left there. That is
+the structure the paper is about, so it must not be trained away.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from . import scenes, training
+from .duplicates import TEMPLATES, duplicates, template_view, title
+
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+WIDTH = 128
+POSITIONS = 77
+BATCH = 128
+NOISY_EVERY = 8
+"""Every eighth batch has long captions, so that every position is trained."""
+
+
+def model() -> CLIPModel:
+    """An untrained pair of towers: text 4 layers of 128, images 4 layers of 128, patches of 8."""
+    config = CLIPConfig(
+        text_config={
+            "vocab_size": 49_408, "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH,
+            "num_hidden_layers": 4, "num_attention_heads": 4, "projection_dim": WIDTH,
+            "max_position_embeddings": POSITIONS, "hidden_act": "quick_gelu",
+            "bos_token_id": 49_406, "eos_token_id": 49_407, "pad_token_id": 49_407,
+        },
+        vision_config={
+            "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
+            "num_attention_heads": 4, "image_size": scenes.SIZE, "patch_size": 8,
+            "projection_dim": WIDTH, "hidden_act": "quick_gelu",
+        },
+        projection_dim=WIDTH,
+        logit_scale_init_value=2.6592,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return CLIPModel(config)
+
+
+def normalise(images: np.ndarray) -> Tensor:
+    """Pictures `[n, h, w, 3]` uint8 to what CLIP takes, `[n, 3, h, w]`."""
+    pixels = rearrange(torch.from_numpy(images), "n h w c -> n c h w").float() / 255
+    mean, std = (rearrange(torch.tensor(x), "c -> c 1 1") for x in (PIXEL_MEAN, PIXEL_STD))
+    return (pixels - mean) / std
+
+
+def pair(seed: int, index: int) -> tuple[str, np.ndarray]:
+    """One caption and picture of the contrastive stream: 1 in 6 from the duplicated images."""
+    draw = np.random.default_rng((seed, index, 1))
+    kind = draw.random()
+    if kind < 0.12:
+        row = duplicates()[draw.integers(len(duplicates()))]
+        return row.caption.text, scenes.render(row.scene)
+    if kind < 0.17:
+        family, view = int(draw.integers(TEMPLATES)), int(draw.integers(10**6))
+        caption, scene = template_view(family, view)
+        return caption.text, scenes.render(scene)
+    caption, scene = scenes.scene(seed, index)
+    text = caption.text + ("!" if draw.random() < 0.05 else "")
+    return text, scenes.render(scene)
+
+
+def noisy(text: str, draw: np.random.Generator) -> str:
+    """A caption inside unrelated words, as alt texts of the web are, at most 77 tokens long."""
+    before = [title(draw) for _ in range(draw.integers(0, 3))]
+    after = [title(draw) for _ in range(draw.integers(0, 5))]
+    return ", ".join([*before, text, *after])
+
+
+def train(
+    tokenizer: CLIPTokenizer, folder: Path, *, steps: int, batch: int = BATCH, seed: int = 1
+) -> CLIPModel:
+    clip = model().to(training.device())
+
+    def loss_at(step: int) -> Tensor:
+        pairs = [pair(seed, step * batch + row) for row in range(batch)]
+        texts = [text for text, _ in pairs]
+        if step % NOISY_EVERY == NOISY_EVERY - 1:
+            draw = np.random.default_rng((seed, step, 2))
+            texts = [noisy(text, draw) for text in texts]
+        ids = tokenizer(
+            texts, padding=True, truncation=True, max_length=POSITIONS, return_tensors="pt"
+        ).input_ids
+        images = normalise(np.stack([image for _, image in pairs]))
+        out = clip(input_ids=ids.to(clip.device), pixel_values=images.to(clip.device))
+        # Equal captions are not each other's negatives.
+        same = torch.tensor([[a == b for b in texts] for a in texts], device=clip.device)
+        clash = same & ~torch.eye(len(texts), dtype=torch.bool, device=clip.device)
+        logits = out.logits_per_image.masked_fill(clash, -torch.inf)
+        target = torch.arange(len(texts), device=clip.device)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+    training.fit("text", clip, loss_at, folder, steps=steps, peak=1e-3, decay=0.05)
+    return clip
+
+
+@torch.no_grad()
+def image_features(clip: CLIPModel, images: np.ndarray) -> Tensor:
+    """Unit image embeddings, `[n, 128]`."""
+    pixels = normalise(images).to(clip.device)
+    pooled = clip.vision_model(pixel_values=pixels).pooler_output
+    return F.normalize(clip.visual_projection(pooled), dim=-1)
+
+
+@torch.no_grad()
+def text_features(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """Unit text embeddings, `[n, 128]`."""
+    ids = tokenizer(texts, padding="max_length", max_length=POSITIONS, return_tensors="pt").input_ids
+    pooled = clip.text_model(input_ids=ids.to(clip.device)).pooler_output
+    return F.normalize(clip.text_projection(pooled), dim=-1)

@@ -1,0 +1,135 @@
+"""The denoiser: trained on endless scenes, and on some images as often as their table says.
+
+Which sample shows what is planned for the whole training beforehand (`plan`), so the number of
+views of every duplicated image is exact. A view is one image at one noise level.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from . import duplicates, scenes, training
+from .text import POSITIONS, WIDTH
+from .vae import LATENTS, Linear, to_tensor
+
+BATCH = 64
+DROPOUT = 0.1
+"""Share of captions left out, for classifier-free guidance."""
+GAMMA = 5.0
+"""Min-SNR loss weights (Hang et al. 2023): the last, easy noise levels count less."""
+SCENE = -1
+
+
+def model() -> UNet2DConditionModel:
+    """An untrained denoiser: 5 million weights, 7 cross-attention layers of 4 heads."""
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=scenes.SIZE // 4,
+        in_channels=LATENTS,
+        out_channels=LATENTS,
+        block_out_channels=(32, 96, 128),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        attention_head_dim=4,  # diffusers' name for the number of heads
+        cross_attention_dim=WIDTH,
+        norm_num_groups=16,
+    )
+
+
+def scheduler() -> DDIMScheduler:
+    """SD 1's noise schedule and sampler settings."""
+    return DDIMScheduler(
+        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+        clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon",
+    )  # fmt: skip
+
+
+def plan(samples: int, share: float, seed: int) -> np.ndarray:
+    """What each sample of the training shows: an index into `shown`, or `SCENE`.
+
+    `share` scales the views of the table (for quick builds); every image is shown at least once.
+    """
+    planned = [row.views for row in duplicates.duplicates()]
+    planned += [duplicates.TEMPLATE_VIEWS] * duplicates.TEMPLATES
+    views = [duplicates.views(count, share) for count in planned]
+    if sum(views) > samples // 2:
+        raise ValueError(f"{sum(views)} views of duplicated images do not fit {samples} samples")
+    slots = np.full(samples, SCENE)
+    slots[: sum(views)] = np.repeat(np.arange(len(views)), views)
+    return np.random.default_rng(seed).permutation(slots)
+
+
+def shown(what: int, seed: int, sample: int) -> tuple[scenes.Caption, scenes.Scene]:
+    """The caption and scene of one sample of the plan."""
+    if what == SCENE:
+        return scenes.scene(seed, sample)
+    fixed = duplicates.duplicates()
+    if what < len(fixed):
+        return fixed[what].caption, fixed[what].scene
+    return duplicates.template_view(what - len(fixed), sample)
+
+
+class Captions:
+    """Text embeddings, computed when a caption first appears and kept: there are 13,000 of them."""
+
+    def __init__(self, encoder: CLIPTextModel, tokenizer: CLIPTokenizer):
+        self.encoder, self.tokenizer = encoder, tokenizer
+        self.known: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """What the denoiser is given for each text, `[n, 77, 128]`."""
+        if new := sorted(set(texts) - self.known.keys()):
+            padded = {"padding": "max_length", "max_length": POSITIONS, "return_tensors": "pt"}
+            ids = self.tokenizer(new, **padded).input_ids
+            hidden = self.encoder(ids.to(self.encoder.device)).last_hidden_state
+            self.known.update(zip(new, hidden.half().cpu(), strict=True))
+        return torch.stack([self.known[text] for text in texts]).float().to(self.encoder.device)
+
+
+def train(
+    linear: Linear,
+    encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    folder: Path,
+    *,
+    steps: int,
+    batch: int = BATCH,
+    share: float = 1.0,
+    seed: int = 6,
+) -> UNet2DConditionModel:
+    where = training.device()
+    unet = model().to(where)
+    captions = Captions(encoder, tokenizer)
+    alphas = scheduler().alphas_cumprod.to(where)
+    slots = plan(steps * batch, share, seed)
+
+    def loss_at(step: int) -> Tensor:
+        numbers = range(step * batch, (step + 1) * batch)
+        views = [shown(int(slots[number]), seed, number) for number in numbers]
+        images = to_tensor(np.stack([scenes.render(scene) for _, scene in views]))
+        with torch.no_grad():
+            latents = linear.encode(images.to(where))
+        draw = torch.Generator().manual_seed(seed * 10**9 + step)
+        times = torch.randint(1000, (batch,), generator=draw).to(where)
+        noise = torch.randn(latents.shape, generator=draw).to(where)
+        dropped = torch.rand(batch, generator=draw) < DROPOUT
+        texts = ["" if out else view[0].text for out, view in zip(dropped, views, strict=True)]
+        alpha = rearrange(alphas[times], "b -> b 1 1 1")
+        noised = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        predicted = unet(noised, times, captions(texts)).sample
+        snr = alphas[times] / (1 - alphas[times])
+        error = F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))
+        return (error * (GAMMA / snr).clamp(max=1)).mean()
+
+    return training.fit(
+        "unet", unet, loss_at, folder, steps=steps, peak=1e-3, warmup=200, decay=0.01, average=0.998
+    )
