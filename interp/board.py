@@ -9,8 +9,9 @@ heads keep the result. Not for users: `Patch.on` and `attach` come here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
@@ -91,7 +92,7 @@ class Board:
         self._edited: dict[int, tuple[Text, Text]] = {}
         self._rows: list[Any] = []
         for site in layers:
-            self._hooks.before(unet.get_submodule(site.path), self._before(site))
+            self._hooks.before(unet.get_submodule(site.path), partial(self._before, site))
 
     def enter(self, owner: Owner) -> None:
         """Apply these operations after those that are already on."""
@@ -125,23 +126,21 @@ class Board:
         self._edited.clear()
         self._rows = []
 
-    def _before(self, site: Site) -> Callable[..., Any]:
-        def before(attention: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-            given = kwargs["encoder_hidden_states"]
-            # IP-Adapter passes (text, images); the images are none of our business.
-            text, *images = given if isinstance(given, tuple) else (given,)
-            plan = self._plan(site, text)
-            changed = dict(kwargs)
-            if plan.embeds is not None:
-                edited = self._edit(text, plan.embeds)
-                changed["encoder_hidden_states"] = (edited, *images) if images else edited
-            self._arm(site, attention, text, plan)
-            if plan.masked is not None:
-                mask = kwargs.get("attention_mask")
-                changed["attention_mask"] = _bias(plan.masked, mask, attention, args[0])
-            return args, changed
-
-        return before
+    def _before(self, site: Site, attention: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Before a layer runs: give it edited embeddings, arm its projections, mask its keys."""
+        given = kwargs["encoder_hidden_states"]
+        # IP-Adapter passes (text, images); the images are none of our business.
+        text, *images = given if isinstance(given, tuple) else (given,)
+        plan = self._plan(site, text)
+        changed = dict(kwargs)
+        if plan.embeds is not None:
+            edited = self._edit(text, plan.embeds)
+            changed["encoder_hidden_states"] = (edited, *images) if images else edited
+        self._arm(site, attention, text, plan)
+        if plan.masked is not None:
+            mask = kwargs.get("attention_mask")
+            changed["attention_mask"] = _bias(plan.masked, mask, attention, args[0])
+        return args, changed
 
     def _plan(self, site: Site, text: Text) -> Plan:
         active = tuple(
@@ -215,29 +214,34 @@ class Board:
         if known is not None:
             known[1].close()
         hooks = Hooks()
-        hooks.after(module, self._after(site, sides))
+        hooks.after(module, partial(self._after, site, sides))
         self._projections[site, name] = (module, hooks)
 
-    def _after(self, site: Site, sides: tuple[str, ...]) -> Callable[..., Any]:
+    def _after(
+        self,
+        site: Site,
+        sides: tuple[str, ...],
+        module: nn.Module,
+        args: tuple,
+        kwargs: dict,
+        output: Tensor,
+    ) -> Tensor | None:
+        """After a key or value projection ran: put the patched heads' results in."""
+        armed = self._armed.get(site)
+        if not armed:
+            return None
         pattern = "row position (side head channel) -> side row position head channel"
         sizes = {"side": len(sides), "head": site.heads}
-
-        def after(module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> Tensor | None:
-            armed = self._armed.get(site)
-            if not armed:
-                return None
-            parts = []
-            for number, side in enumerate(sides):
-                part = rearrange(output, pattern, **sizes)[number]
-                for edited, kept in armed.get(side, ()):
-                    # forward, not call: hooks on the projection are for the layer's own text.
-                    again = rearrange(module.forward(edited), pattern, **sizes)[number]
-                    part = torch.where(kept, again, part)
-                parts.append(part)
-            back = "side row position head channel -> row position (side head channel)"
-            return rearrange(parts, back)
-
-        return after
+        parts = []
+        for number, side in enumerate(sides):
+            part = rearrange(output, pattern, **sizes)[number]
+            for edited, kept in armed.get(side, ()):
+                # forward, not call: hooks on the projection are for the layer's own text.
+                again = rearrange(module.forward(edited), pattern, **sizes)[number]
+                part = torch.where(kept, again, part)
+            parts.append(part)
+        back = "side row position head channel -> row position (side head channel)"
+        return rearrange(parts, back)
 
 
 BOARDS: WeakKeyDictionary[nn.Module, Board] = WeakKeyDictionary()

@@ -7,8 +7,9 @@ attention kernel it uses, costs a few per cent, and never holds a map unless `ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class Log:
         self.watch = watch
         watch.started.append(self._begin)
         for site in self.wanted:
-            hooks.after(pipe.unet.get_submodule(site.path), self._after(site))
+            hooks.after(pipe.unet.get_submodule(site.path), partial(self._see, site))
 
     def dataset(self, seeds: Sequence[int] | None = None) -> xr.Dataset:
         """The record as `variable(prompt, seed, step, layer, head, ...)`, float32.
@@ -108,14 +109,10 @@ class Log:
         home = BOARDS.get(self.pipe.unet)
         return [] if home is None else [dump(owner.operations) for owner in home.owners]
 
-    def _after(self, site: Site) -> Callable[..., None]:
-        def after(attention: Any, args: tuple, kwargs: dict, output: Any) -> None:
-            with torch.no_grad():
-                self._see(site, attention, args[0], kwargs)
-
-        return after
-
-    def _see(self, site: Site, attention: Any, hidden: Tensor, kwargs: dict) -> None:
+    @torch.no_grad()
+    def _see(self, site: Site, attention: Any, args: tuple, kwargs: dict, output: Any) -> None:
+        """After a layer ran: work out its probabilities, and keep what recorders make of them."""
+        hidden = args[0]
         watch, batch = self.watch, self.watch.batch
         given = kwargs["encoder_hidden_states"]
         text = given[0] if isinstance(given, tuple) else given
