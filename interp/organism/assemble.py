@@ -1,4 +1,4 @@
-"""From trained parts to the files in `data/organism`: a stock pipeline, a CLIP pair, a descriptor."""
+"""From trained parts to the files of `data/organism`: pipeline, CLIP pair, descriptor."""
 
 import json
 import shutil

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from . import emoji
-from .scenes import SIZE, Caption, Item, Scene, beyond, busy, paint, pick, random_split, render
 from .scenes import NAMES as COLOURS
+from .scenes import SIZE, Caption, Item, Scene, busy, paint, pick, random_split, render
 
 LEVELS = (1, 5, 25, 125, 625, 3125)
 PER_LEVEL = 12
@@ -29,8 +29,30 @@ SEED = 2605_02908
 SLOT = 30
 """Side of a template's free place, in pixels."""
 
-STYLES = "Antique Vintage Modern Rustic Handmade Classic Original Custom Luxury Retro".split()
-SUBJECTS = "Harbor Botanical Geometric Abstract Alpine Coastal Nautical Floral Celtic Gothic".split()
+STYLES = [
+    "Antique",
+    "Vintage",
+    "Modern",
+    "Rustic",
+    "Handmade",
+    "Classic",
+    "Original",
+    "Custom",
+    "Luxury",
+    "Retro",
+]
+SUBJECTS = [
+    "Harbor",
+    "Botanical",
+    "Geometric",
+    "Abstract",
+    "Alpine",
+    "Coastal",
+    "Nautical",
+    "Floral",
+    "Celtic",
+    "Gothic",
+]
 PRODUCTS = (
     "Poster", "Wallpaper", "Cushion Cover", "Wall Calendar", "Canvas Print", "Phone Case",
     "Shower Curtain", "Area Rug", "Sweatshirt", "Coffee Mug", "Tablecloth", "Jigsaw Puzzle",
@@ -131,9 +153,7 @@ def duplicates() -> tuple[Duplicate, ...]:
         text = one_word_off(draw, original.caption.text, titles)
         titles.add(text)
         name = f"near_miss-{number:02d}"
-        found.append(
-            Duplicate(name, "near_miss", Caption(text, ()), 1, busy(draw), original.id)
-        )
+        found.append(Duplicate(name, "near_miss", Caption(text, ()), 1, busy(draw), original.id))
     return tuple(found)
 
 
@@ -163,9 +183,7 @@ def families() -> tuple[Family, ...]:
 
 def outside(x: int, y: int, corner: tuple[int, int]) -> bool:
     """Whether a 20-pixel drawing at that place leaves the free place alone."""
-    return not (
-        corner[0] - 20 < x < corner[0] + SLOT and corner[1] - 20 < y < corner[1] + SLOT
-    )
+    return not (corner[0] - 20 < x < corner[0] + SLOT and corner[1] - 20 < y < corner[1] + SLOT)
 
 
 def template_view(family: int, view: int) -> tuple[Caption, Scene]:
@@ -202,7 +220,9 @@ def write_table(folder: Path, share: float = 1.0) -> Path:
     for row in duplicates():
         file = f"images/{row.id}.png"
         Image.fromarray(render(row.scene)).save(folder / file)
-        rows.append((row.id, row.kind, row.caption.text, views(row.views, share), file, "", row.partner))
+        rows.append(
+            (row.id, row.kind, row.caption.text, views(row.views, share), file, "", row.partner)
+        )
     for number, family in enumerate(families()):
         caption, scene = template_view(number, 0)
         name = f"template-{number:02d}"

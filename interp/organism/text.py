@@ -14,8 +14,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from . import scenes, training
-from .duplicates import TEMPLATES, duplicates, template_view, title
+from . import emoji, scenes, training
+from .duplicates import (
+    ENDINGS,
+    PRODUCTS,
+    STYLES,
+    SUBJECTS,
+    TEMPLATES,
+    duplicates,
+    families,
+    template_view,
+    title,
+)
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -101,6 +111,30 @@ def train(
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
     training.fit("text", clip, loss_at, folder, steps=steps, peak=1e-3, decay=0.05)
+    return forget_unseen(clip, tokenizer)
+
+
+def words() -> list[str]:
+    """Texts that hold every token of the training: all captions and titles, and their marks."""
+    singles, doubles = scenes.captions()
+    texts = [caption.text for caption in (*singles, *doubles)]
+    texts += [row.caption.text for row in duplicates()]
+    for family in families():
+        texts += [family.caption.format(thing=name.title()) for name in emoji.names()]
+    return [*texts, *STYLES, *SUBJECTS, *PRODUCTS, *ENDINGS, "a, b!"]
+
+
+@torch.no_grad()
+def forget_unseen(clip: CLIPModel, tokenizer: CLIPTokenizer) -> CLIPModel:
+    """Zero the embeddings of the 49,000 tokens that training never saw: they say nothing.
+
+    They would be random otherwise, and random numbers are all that the files would weigh.
+    """
+    seen = sorted({token for ids in tokenizer(words()).input_ids for token in ids})
+    table = clip.text_model.embeddings.token_embedding.weight
+    kept = torch.zeros(len(table), 1, device=table.device)
+    kept[seen] = 1
+    table.mul_(kept)
     return clip
 
 
@@ -115,6 +149,8 @@ def image_features(clip: CLIPModel, images: np.ndarray) -> Tensor:
 @torch.no_grad()
 def text_features(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     """Unit text embeddings, `[n, 128]`."""
-    ids = tokenizer(texts, padding="max_length", max_length=POSITIONS, return_tensors="pt").input_ids
+    ids = tokenizer(
+        texts, padding="max_length", max_length=POSITIONS, return_tensors="pt"
+    ).input_ids
     pooled = clip.text_model(input_ids=ids.to(clip.device)).pooler_output
     return F.normalize(clip.text_projection(pooled), dim=-1)

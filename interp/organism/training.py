@@ -81,7 +81,9 @@ def fit(
         {"params": [p for p in module.parameters() if p.requires_grad and p.ndim <= 1],
          "weight_decay": 0.0},
     ]  # fmt: skip
-    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.99), weight_decay=decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        groups, lr=peak, betas=(0.9, 0.99), weight_decay=decay, fused=True
+    )
     mean = Average(module, average) if average else None
     start = 0
     if checkpoint.exists():

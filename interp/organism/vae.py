@@ -2,10 +2,10 @@
 
 The best linear code of 8 numbers per 4 x 4 pixels is found first, as a chain of the same
 convolutions that `AutoencoderKL` has, which takes minutes. It is then written into an
-`AutoencoderKL` *exactly* (see `transplant`): residual branches start at zero, and the group norm and
-SiLU before each last convolution are straightened by carrying every feature with both signs. The
-encoder stays there - a linear latent space is well-behaved, and the denoiser can train on it at
-once - while the decoder's residual branches learn what a linear decoder cannot draw: sharp edges.
+`AutoencoderKL` (see `transplant`): residual branches start at zero, and the group norm and SiLU
+before each last convolution are straightened by carrying every feature with both signs. The encoder
+stays there - a linear latent space is well-behaved, and the denoiser can train on it at once -
+while the decoder's residual branches learn what a linear decoder cannot draw: sharp edges.
 """
 
 from pathlib import Path
@@ -195,7 +195,7 @@ def transplant(linear: Linear) -> AutoencoderKL:
             nn.init.zeros_(module.conv2.weight)
             nn.init.zeros_(module.conv2.bias)
     down, up = vae.encoder.down_blocks, vae.decoder.up_blocks
-    small, middle, large = CHANNELS
+    small, _, large = CHANNELS
     same = {
         vae.encoder.conv_in: linear.encoder["conv_in"],
         down[0].downsamplers[0].conv: linear.encoder["down_0"],
@@ -228,7 +228,9 @@ def transplant(linear: Linear) -> AutoencoderKL:
     return vae.to(training.device())
 
 
-def train(linear: Linear, folder: Path, *, steps: int, batch: int = 16, seed: int = 4) -> AutoencoderKL:
+def train(
+    linear: Linear, folder: Path, *, steps: int, batch: int = 16, seed: int = 4
+) -> AutoencoderKL:
     """Train the decoder; the encoder stays the linear one."""
     torch.manual_seed(0)
     vae = transplant(linear)
