@@ -100,7 +100,7 @@ class Where:
         """
         chosen = select(layers, self.layers)
         if isinstance(self.heads, HeadsByLayer):
-            return self._per_layer(layers, chosen)
+            return self._per_layer(layers, chosen, self.heads)
         wanted = self.heads
         return {
             site: _existing(site, wanted) if wanted is not None else tuple(range(site.heads))
@@ -108,14 +108,19 @@ class Where:
         }
 
     def _per_layer(
-        self, layers: Sequence[Site], chosen: Sequence[Site]
+        self, layers: Sequence[Site], chosen: Sequence[Site], heads: HeadsByLayer
     ) -> dict[Site, tuple[int, ...]]:
-        assert isinstance(self.heads, HeadsByLayer)
         found: dict[Site, tuple[int, ...]] = {}
-        for selector, heads in self.heads.items:
+        for selector, numbers in heads.items:
             for site in select(layers, selector):
                 if site in chosen:
-                    found[site] = tuple(sorted({*found.get(site, ()), *_existing(site, heads)}))
+                    found[site] = tuple(sorted({*found.get(site, ()), *_existing(site, numbers)}))
+        if not found:
+            raise InterpError(
+                f"A patch was asked for at {self!r}.",
+                "The layers that heads names are none of those that layers selects.",
+                "Leave layers out: the keys of heads say where.",
+            )
         return found
 
     def __repr__(self) -> str:

@@ -21,6 +21,8 @@ from interp.hooks import Hooks
 from tests.conftest import hook_count
 from tests.runs import PROCESSORS, TEXTS, from_embeds, kernels, latents, processor
 
+# bfloat16 takes a CPU five times as long, so one kernel must do.
+KERNELS = [*((kernel, torch.float32) for kernel in PROCESSORS), ("default", torch.bfloat16)]
 LONG = "a rather long prompt about an antique church poster in the old city of Berlin"
 
 
@@ -70,8 +72,15 @@ def test_recorded_mass_is_that_of_the_kernel(pipe, monkeypatch, kernel: str, kin
         np.testing.assert_allclose(data.mass_uncond[:, 0, step, layer, heads], other, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["none", "embeddings", "heads", "mask"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("none", torch.float32),
+        ("embeddings", torch.float32),
+        ("heads", torch.bfloat16),
+        ("mask", torch.float32),
+    ],
+)
 def test_mass_sums_to_one(request, make_pipe, pipe, kind: str, dtype: torch.dtype) -> None:
     pipe = make_pipe(request.node.callspec.params["pipe"], dtype)
     b = encode(pipe, LONG)[0]
@@ -84,8 +93,7 @@ def test_mass_sums_to_one(request, make_pipe, pipe, kind: str, dtype: torch.dtyp
             assert float(abs(total - 1).max()) < 1e-5
 
 
-@pytest.mark.parametrize("kernel", PROCESSORS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kernel", "dtype"), KERNELS)
 def test_identity_patches_change_nothing(
     request, make_pipe, pipe, kernel: str, dtype: torch.dtype
 ) -> None:
@@ -94,19 +102,15 @@ def test_identity_patches_change_nothing(
     with processor(pipe, kernel):
         plain = latents(pipe)
         for patch in (
-            Patch(),
-            ip.swap(ip.CATEGORIES, a),
-            ip.swap("pad", a, side="k"),
-            ip.swap(("prompt", "eot"), a, heads=0, layers="up", steps=1),
-            ip.noise("pad", std=0.0, seed=0),
-            ip.zero("pad", fraction=0),
+            Patch() & ip.zero("pad", fraction=0),
+            ip.swap(ip.CATEGORIES, a) & ip.noise("pad", std=0.0, seed=0),
+            ip.swap("pad", a, side="k") & ip.swap("eot", a, heads=0, layers="up", steps=1),
         ):
             with patch.on(pipe):
                 assert torch.equal(latents(pipe), plain), patch
 
 
-@pytest.mark.parametrize("kernel", PROCESSORS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kernel", "dtype"), KERNELS)
 def test_embedding_patch_equals_key_and_value_patch_on_all_heads(
     request, make_pipe, pipe, kernel: str, dtype: torch.dtype
 ) -> None:
@@ -114,14 +118,11 @@ def test_embedding_patch_equals_key_and_value_patch_on_all_heads(
     (b,) = encode(pipe, LONG)
     with processor(pipe, kernel):
         for verb in (
-            lambda **where: ip.swap("pad", b, "nearest", **where),
-            lambda **where: ip.zero(("prompt", "eot"), **where),
+            lambda **where: ip.swap("pad", b, "nearest", **where) & ip.zero("prompt", **where),
             lambda **where: ip.copy("eot", to="pad", steps=1, **where),
         ):
             with verb().on(pipe):
                 whole = latents(pipe)
-            with (verb(side="k") & verb(side="v")).on(pipe):
-                assert torch.equal(latents(pipe), whole)
             with verb(side="v").on(pipe), verb(side="k").on(pipe):
                 assert torch.equal(latents(pipe), whole)
 
@@ -180,8 +181,7 @@ def predictions(pipe: Any, patch: Patch, texts: Any, images: int, **call: Any) -
     return seen[0]
 
 
-@pytest.mark.parametrize("kernel", PROCESSORS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kernel", "dtype"), KERNELS)
 def test_a_masked_category_has_no_mass(
     request, make_pipe, pipe, kernel: str, dtype: torch.dtype
 ) -> None:
@@ -272,8 +272,13 @@ def test_a_world_is_the_patch_on_a_text_prompt(pipe) -> None:
         assert torch.equal(latents(pipe), by_text)
 
 
-@pytest.mark.parametrize("name", ["zero", "zero some", "copy", "mean", "swap", "repad", "composed"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+EDITS = ("zero", "zero some", "copy", "mean", "swap", "repad", "composed")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, torch.float32) for name in EDITS), ("composed", torch.bfloat16)],
+)
 def test_embedding_patches_give_the_images_of_hand_made_embeddings(
     request, make_pipe, pipe, name: str, dtype: torch.dtype
 ) -> None:
@@ -368,7 +373,7 @@ wheres = st.fixed_dictionaries(
     optional={
         "layers": st.sampled_from(["up", "down", "mid", "up.1", 0, slice(2, 5), "all"]),
         "steps": st.sampled_from([0, 1, [0, 1], slice(1, None), range(2)]),
-        "heads": st.sampled_from([0, {"up": 0, "mid": 0}]),
+        "heads": st.sampled_from([0, {"up": 0, "mid": 0, "down": 0}]),
         "side": st.sampled_from(["k", "v", "kv"]),
     },
 )
@@ -406,7 +411,7 @@ def test_random_patches(make_pipe, kind: str) -> None:
     plain = predictions(pipe, Patch(), TEXTS[0], 2)
     images, hooks = latents(pipe), hook_count(pipe)
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
     @given(patches(a, b))
     def check(pair: tuple[Patch, Patch]) -> None:
         made, same = pair

@@ -272,6 +272,7 @@ def test_what_the_model_has_not_is_refused_before_it_runs(sd1, sd2) -> None:
         (ip.zero("pad", layers="up.9"), "selects none of the 7"),
         (ip.zero("pad", heads=2), "It has 2 heads, 0 to 1"),
         (ip.zero("pad", heads={"down.9": 0}), "selects none of the 7"),
+        (ip.zero("pad", layers="up", heads={"down": 0}), "Leave layers out"),
     ):
         with pytest.raises(InterpError, match=message):
             patch.install(sd1)

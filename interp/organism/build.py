@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 
 from . import assemble, descriptor, duplicates, text, unet, vae
+from .unet import BATCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Recipe:
     descriptor: int = 400
     unet: int = 3600
     share: float = 1.0
-    batch: int = unet.BATCH
+    batch: int = BATCH
 
 
 FULL = Recipe()
