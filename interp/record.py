@@ -1,8 +1,9 @@
 """Recording cross-attention of a stock pipeline, without touching its processors.
 
-Queries and keys are projected again after each cross-attention layer ran, from what it was given,
-patches and masks included, and reduced at once. So the record is that of the layer whichever
-attention kernel it uses, costs a few per cent, and never holds a map unless `maps` is asked for.
+After each cross-attention layer ran, its probabilities are worked out again from its queries and
+from what it was given, patches and masks included, and reduced at once. So the record is that of
+the layer whichever attention kernel it uses, costs a few per cent, and never holds a map unless
+`maps` is asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 import xarray as xr
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.board import BOARDS
 from interp.errors import InterpError
@@ -24,6 +25,7 @@ from interp.gather import Run, gather
 from interp.hooks import Hooks, Watch, is_fused, refuse
 from interp.recorders import Recorder, Seen, mass
 from interp.results import describe, stamp
+from interp.rows import Rows
 from interp.serialise import dump
 from interp.sites import Selector, Site, select, sites
 from interp.tokens import Prompt
@@ -66,11 +68,15 @@ class Log:
         self.facts: dict[str, Any] = {}
         self.kept = 0
         self._first = 0
+        self._caught: dict[Site, tuple[nn.Module, Tensor]] = {}
+        self._known: tuple[Rows | None, Tensor, Tensor] = (None, torch.empty(0), torch.empty(0))
         self._shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
         self.watch = watch
         watch.started.append(self._begin)
         for site in self.wanted:
-            hooks.after(pipe.unet.get_submodule(site.path), partial(self._see, site))
+            layer = pipe.unet.get_submodule(site.path)
+            hooks.after(layer.to_q, partial(self._catch, site))
+            hooks.after(layer, partial(self._see, site))
 
     def dataset(self, seeds: Sequence[int] | None = None) -> xr.Dataset:
         """The record as `variable(prompt, seed, step, layer, head, ...)`, float32.
@@ -93,7 +99,8 @@ class Log:
         if not self.runs or watch.run != self.runs[-1].number:
             self.runs.append(Run(watch.run, watch.batch))
             self._first = self.kept
-            self.facts = {**describe(self.pipe), "patches": self._patches()}
+            # diffusers looks for dtype and device among all modules, which takes a while.
+            self.facts = self.facts or {**describe(self.pipe), "patches": self._patches()}
         run = self.runs[-1]
         if run.rows is not watch.batch and run.rows.ids != watch.batch.ids:
             raise InterpError(
@@ -118,8 +125,9 @@ class Log:
         text = given[0] if isinstance(given, tuple) else given
         first = 0 if self.uncond else batch.uncond
         keys = _keys(attention, text)
+        queries = self._queries(site, attention, hidden)
         size = self.runs[-1].sizes[site] = _grid(hidden.shape[1], watch.size)
-        category = batch.category.to(text.device)
+        category, members = self._codes(batch, text.device)
         rows = max(1, CHUNK // (site.heads * hidden.shape[1] * text.shape[1]))
         parts: dict[str, list[Tensor]] = {}
         for start in range(first, len(text), rows):
@@ -127,14 +135,35 @@ class Log:
             bias = _bias(attention, kwargs.get("attention_mask"), len(text), text.shape[1], piece)
             seen = Seen(
                 site,
-                probabilities(attention, hidden[piece], keys[piece], bias),
+                probabilities(queries[piece], keys[piece], attention.scale, bias),
                 category[piece],
+                members[piece],
                 size,
             )
             for recorder in self.wanted[site]:
                 parts.setdefault(recorder.name, []).append(recorder(seen))
         for name, pieces in parts.items():
             self._keep(name, site, torch.cat(pieces), first)
+
+    def _catch(self, site: Site, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        """Queries are large and no patch changes them, so the layer's own are taken."""
+        self._caught[site] = (module, output.detach())
+
+    def _queries(
+        self, site: Site, attention: Any, hidden: Float[Tensor, "row query channel"]
+    ) -> Float[Tensor, "row head query inner"]:
+        module, queries = self._caught.pop(site, (None, None))
+        if module is not attention.to_q:
+            # The projection was replaced after our hook was put on it, as loading a LoRA does.
+            queries = attention.to_q(hidden)
+        split = "row query (head inner) -> row head query inner"
+        return rearrange(queries, split, head=attention.heads)
+
+    def _codes(self, batch: Rows, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The rows' categories where the layer runs, fetched once per batch."""
+        if self._known[0] is not batch:
+            self._known = (batch, batch.category.to(device), batch.members.to(device))
+        return self._known[1:]
 
     def _keep(self, name: str, site: Site, values: Tensor, first: int) -> None:
         layer, shape = self._shapes.setdefault(name, (site.name, tuple(values.shape[2:])))
@@ -206,24 +235,20 @@ def record(
 
 
 def probabilities(
-    attention: Any,
-    hidden: Float[Tensor, "row query channel"],
+    queries: Float[Tensor, "row head query inner"],
     keys: Float[Tensor, "row head position inner"],
+    scale: float,
     bias: Float[Tensor, "row head 1 position"] | None,
 ) -> Float[Tensor, "row head query position"]:
-    """The layer's attention probabilities, in float32 whatever the model's dtype.
+    """Attention probabilities, in float32 whatever the model's dtype.
 
     Example:
-        >>> probabilities(attention, hidden, keys, None).sum(-1)     # all ones
+        >>> probabilities(queries, keys, attention.scale, None).sum(-1)     # all ones
     """
-    queries = rearrange(
-        attention.to_q(hidden), "row query (head inner) -> row head query inner", head=keys.shape[1]
-    )
-    # Scaling the few keys is cheaper than scaling the many logits.
-    scaled = rearrange(
-        keys.float() * attention.scale, "row head position inner -> row head inner position"
-    )
-    logits = queries.float() @ scaled
+    # Scaling the few keys is cheaper than scaling the many logits, and copying them in the order
+    # in which the product reads them cheaper than letting it jump.
+    columns = rearrange(keys.float() * scale, "row head position inner -> row head inner position")
+    logits = queries.float() @ columns.contiguous()
     return torch.softmax(logits if bias is None else logits + bias, dim=-1)
 
 

@@ -21,7 +21,6 @@ from torch.nn import functional
 from interp.errors import InterpError
 from interp.results import POSITION, SPACE
 from interp.sites import Selector, Site, Span
-from interp.tokens import CATEGORIES
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,25 +29,21 @@ class Seen:
 
     Attributes:
         probabilities: float32, softmax over the key positions.
-        category: category code of every key position.
+        category: category code of every key position, -1 where it is not known.
+        members: the same as a 1 in the category's column.
         size: height and width of the queries' grid.
     """
 
     site: Site
     probabilities: Float[Tensor, "row head query position"]
     category: Integer[Tensor, "row position"]
+    members: Float[Tensor, "row position category"]
     size: tuple[int, int]
 
     @cached_property
     def mean(self) -> Float[Tensor, "row head position"]:
         """The probabilities averaged over queries."""
         return reduce(self.probabilities, "row head query position -> row head position", "mean")
-
-    @cached_property
-    def members(self) -> Float[Tensor, "row position category"]:
-        """1 where a position is of a category."""
-        codes = torch.arange(len(CATEGORIES), device=self.category.device)
-        return (rearrange(self.category, "row position -> row position 1") == codes).float()
 
 
 @runtime_checkable
@@ -84,9 +79,7 @@ class Mass:
     layers: Selector = None
 
     def __call__(self, seen: Seen) -> Float[Tensor, "row head category"]:
-        return einsum(
-            seen.mean, seen.members, "row head position, row position category -> row head category"
-        )
+        return seen.mean @ seen.members
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp.encoding import encoders, from_ids
 from interp.errors import InterpError
-from interp.tokens import Prompt
+from interp.tokens import CATEGORIES, Prompt
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,12 @@ class Rows:
         unknown = torch.full((length,), -1)
         rows = [unknown if prompt is None else prompt.category for prompt in self.prompts]
         return torch.stack(rows)
+
+    @cached_property
+    def members(self) -> Float[Tensor, "row position category"]:
+        """1 where a position is of a category: what sums over categories are made with."""
+        codes = torch.arange(len(CATEGORIES))
+        return (rearrange(self.category, "row position -> row position 1") == codes).float()
 
     @cached_property
     def ids(self) -> tuple[tuple[int, ...] | None, ...]:
