@@ -8,6 +8,7 @@
 from interp import metrics, mitigations, paper
 from interp.attach import Attached, attach
 from interp.composition import Patch
+from interp.donors import as_dataset, as_prompts
 from interp.encoding import encode
 from interp.errors import InterpError
 from interp.models import load
@@ -33,6 +34,8 @@ __all__ = [
     "Session",
     "Site",
     "Where",
+    "as_dataset",
+    "as_prompts",
     "attach",
     "categories",
     "copy",

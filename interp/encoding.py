@@ -181,7 +181,9 @@ def pad_id(tokenizer: Any, token: str | int | None) -> int:
 
 
 def _encode_one(pipe: Any, text: str, pad_token: str | int | None) -> Prompt:
-    rows, ends, pads, words, cut = [], [], [], (), ""
+    rows, ends, pads = [], [], []
+    words: tuple[str, ...] = ()
+    cut = ""
     for number, (tokenizer, _) in enumerate(encoders(pipe)):
         # Textual inversions stand for several tokens each.
         shown = pipe.maybe_convert_prompt(text, tokenizer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -82,16 +83,16 @@ def gather(
     for name, dims in names.items():
         for suffix, kept in _arrays(name, dims, runs, places, list(timesteps), layers, sizes):
             variables[name + suffix] = ((*DIMS[:-1], *dims), kept)
-    data = xr.Dataset(variables)
-    data = data.assign_coords(
-        prompt=range(len(prompts)),
-        seed=list(range(images) if seeds is None else seeds),
-        step=list(timesteps),
-        head=range(sizes[4]),
+    coords = {
+        "prompt": range(len(prompts)),
+        "seed": list(range(images) if seeds is None else seeds),
+        "step": list(timesteps),
+        "timestep": ("step", list(timesteps.values())),
+        "head": range(sizes[4]),
         **_of_layers(runs, layers),
         **_of_prompts(prompts, any(POSITION in dims for dims in names.values())),
-    )
-    return data.assign_coords(timestep=("step", list(timesteps.values())))
+    }
+    return xr.Dataset(variables, coords)
 
 
 Places = list[tuple[np.ndarray, np.ndarray]]
@@ -178,7 +179,7 @@ def _arrays(
     return [("", cond)] if uncond is None else [("", cond), ("_uncond", uncond)]
 
 
-def _of_layers(runs: Sequence[Run], layers: Sequence[Site]) -> dict[str, object]:
+def _of_layers(runs: Sequence[Run], layers: Sequence[Site]) -> dict[str, Any]:
     grids = {site: size for run in runs for site, size in run.sizes.items()}
     return {
         "layer": [site.name for site in layers],
@@ -192,9 +193,9 @@ def _of_layers(runs: Sequence[Run], layers: Sequence[Site]) -> dict[str, object]
 
 def _of_prompts(
     prompts: Sequence[tuple[Prompt, Prompt | None]], positions: bool
-) -> dict[str, object]:
+) -> dict[str, Any]:
     cond = [prompt for prompt, _ in prompts]
-    coords: dict[str, object] = {
+    coords: dict[str, Any] = {
         "category": list(CATEGORIES),
         "text": ("prompt", [prompt.text for prompt in cond]),
         "tokens": (("prompt", "category"), [list(prompt.counts.values()) for prompt in cond]),

@@ -12,7 +12,10 @@ import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import xarray as xr
+
 from interp.composition import Patch
+from interp.donors import as_prompts
 from interp.errors import InterpError
 from interp.operations import Align, Copy, Mask, Mean, Noise, Repad, Scale, Swap, Zero
 from interp.sites import Selector
@@ -77,7 +80,7 @@ def copy(
 
 def swap(
     category: Names,
-    donor: Prompt,
+    donor: Prompt | xr.Dataset,
     align: Align = "position",
     *,
     layers: Selector = None,
@@ -95,15 +98,19 @@ def swap(
     same position; with "offset" the one as many places after the category's first; with "nearest"
     the one at the same position or, where that is of another category, the nearest to it; with
     "mean" their mean. The one sot and the one eot are exchanged wherever they stand.
+
+    The donor may be a prompt, one with other embeddings (`dataclasses.replace(b, embeds=...)`), or
+    a dataset of one prompt (see `as_dataset`).
     """
     _known("align", align, get_args(Align))
     where = Where(layers, steps, heads, side, uncond)
-    return Patch((Swap(_names(category), where, donor, align),))
+    (giver,) = _prompts(donor, "donor", most=1)
+    return Patch((Swap(_names(category), where, giver, align),))
 
 
 def mean(
     category: Names,
-    over: Sequence[Prompt],
+    over: Sequence[Prompt] | xr.Dataset,
     *,
     layers: Selector = None,
     steps: Steps = None,
@@ -116,14 +123,8 @@ def mean(
     Example:
         >>> mean("pad", over=sd.encode(controls))
     """
-    if not over:
-        raise InterpError(
-            f"mean({category!r}) was asked for over no prompts.",
-            "There is no mean of nothing.",
-            "Pass the prompts to average over.",
-        )
     where = Where(layers, steps, heads, side, uncond)
-    return Patch((Mean(_names(category), where, tuple(over)),))
+    return Patch((Mean(_names(category), where, _prompts(over, "over")),))
 
 
 def noise(
@@ -218,6 +219,22 @@ def repad(
 
 def _names(category: Names) -> tuple[str, ...]:
     return tuple(CATEGORIES[code] for code in codes(category))
+
+
+def _prompts(
+    given: Prompt | Sequence[Prompt] | xr.Dataset, name: str, most: int | None = None
+) -> tuple[Prompt, ...]:
+    """Prompts given as such or as a dataset."""
+    if isinstance(given, Prompt):
+        return (given,)
+    prompts = tuple(as_prompts(given) if isinstance(given, xr.Dataset) else given)
+    if not prompts or len(prompts) > (most or len(prompts)):
+        raise InterpError(
+            f"{name}= was given {len(prompts)} prompts.",
+            f"It takes {'one' if most == 1 else 'at least one'}.",
+            "Choose: dataset.isel(prompt=[0]).",
+        )
+    return prompts
 
 
 def _known(name: str, value: object, known: Sequence[object]) -> None:

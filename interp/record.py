@@ -152,10 +152,12 @@ class Log:
     def _queries(
         self, site: Site, attention: Any, hidden: Float[Tensor, "row query channel"]
     ) -> Float[Tensor, "row head query inner"]:
-        module, queries = self._caught.pop(site, (None, None))
-        if module is not attention.to_q:
-            # The projection was replaced after our hook was put on it, as loading a LoRA does.
+        caught = self._caught.pop(site, None)
+        # The projection may have been replaced since it was hooked, as loading a LoRA does.
+        if caught is None or caught[0] is not attention.to_q:
             queries = attention.to_q(hidden)
+        else:
+            queries = caught[1]
         split = "row query (head inner) -> row head query inner"
         return rearrange(queries, split, head=attention.heads)
 

@@ -110,10 +110,9 @@ def from_tokens(
                 f"The batch has {half} unconditional rows.",
                 "Describe one for all, or one per prompt.",
             )
-        uncond = [prompt for prompt in negative for _ in range(half // len(negative))]
-    else:
-        uncond = _unconditional(pipe, heard, text[:half])
-    return Rows((*uncond, *cond), half, images)
+        repeated = [prompt for prompt in negative for _ in range(half // len(negative))]
+        return Rows((*repeated, *cond), half, images)
+    return Rows((*_unconditional(pipe, heard, text[:half]), *cond), half, images)
 
 
 def from_heard(

@@ -101,9 +101,9 @@ class Where:
         chosen = select(layers, self.layers)
         if isinstance(self.heads, HeadsByLayer):
             return self._per_layer(layers, chosen, self.heads)
-        wanted = self.heads
+        wanted = self.heads if isinstance(self.heads, tuple) else None
         return {
-            site: _existing(site, wanted) if wanted is not None else tuple(range(site.heads))
+            site: tuple(range(site.heads)) if wanted is None else _existing(site, wanted)
             for site in chosen
         }
 
