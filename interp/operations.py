@@ -7,6 +7,7 @@ embeddings and keeping that head (see `engine`). Use the verbs of `patch`, not t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
@@ -26,7 +27,7 @@ Reencode = Callable[[Prompt, str | int], Prompt]
 
 
 @dataclass(frozen=True, repr=False)
-class Operation:
+class Operation(ABC):
     """An edit of the embeddings of some categories, somewhere.
 
     Subclasses say which positions they touch and what the embeddings become. `USUAL` is where the
@@ -48,9 +49,9 @@ class Operation:
         wanted = torch.tensor(codes(self.categories), device=prompt.category.device)
         return torch.isin(prompt.category, wanted)
 
+    @abstractmethod
     def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:
         """The embeddings after the operation; the given ones stay as they are."""
-        raise NotImplementedError
 
     def _put(
         self, embeds: Embeds, prompt: Prompt, new: Float[Tensor, "#position channel"]
@@ -212,7 +213,10 @@ class Repad(Operation):
 
 @dataclass(frozen=True, repr=False)
 class Mask(Operation):
-    """The keys taken out of the softmax."""
+    """The keys taken out of the softmax; the embeddings are left alone."""
+
+    def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:
+        return embeds
 
 
 @dataclass(frozen=True, repr=False)
