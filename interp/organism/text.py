@@ -5,6 +5,7 @@ encoder makes of the positions behind it is whatever its training on the others 
 the structure the paper is about, so it must not be trained away.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -64,20 +65,29 @@ def normalise(images: np.ndarray) -> Tensor:
     return (pixels - mean) / std
 
 
-def pair(seed: int, index: int) -> tuple[str, np.ndarray]:
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A caption, its picture, and what the caption promises: other wordings promise the same."""
+
+    text: str
+    image: np.ndarray
+    promise: tuple[str, ...]
+
+
+def pair(seed: int, index: int) -> Pair:
     """One caption and picture of the contrastive stream: 1 in 6 from the duplicated images."""
     draw = np.random.default_rng((seed, index, 1))
     kind = draw.random()
     if kind < 0.12:
         row = duplicates()[draw.integers(len(duplicates()))]
-        return row.caption.text, scenes.render(row.scene)
+        return Pair(row.caption.text, scenes.render(row.scene), (row.id,))
     if kind < 0.17:
         family, view = int(draw.integers(TEMPLATES)), int(draw.integers(10**6))
         caption, scene = template_view(family, view)
-        return caption.text, scenes.render(scene)
+        return Pair(caption.text, scenes.render(scene), (caption.text,))
     caption, scene = scenes.scene(seed, index)
     text = caption.text + ("!" if draw.random() < 0.05 else "")
-    return text, scenes.render(scene)
+    return Pair(text, scenes.render(scene), (*sorted(caption.objects), caption.colour or ""))
 
 
 def noisy(text: str, draw: np.random.Generator) -> str:
@@ -94,18 +104,18 @@ def train(
 
     def loss_at(step: int) -> Tensor:
         pairs = [pair(seed, step * batch + row) for row in range(batch)]
-        texts = [text for text, _ in pairs]
+        texts = [pair.text for pair in pairs]
         if step % NOISY_EVERY == NOISY_EVERY - 1:
             draw = np.random.default_rng((seed, step, 2))
             texts = [noisy(text, draw) for text in texts]
         ids = tokenizer(
             texts, padding=True, truncation=True, max_length=POSITIONS, return_tensors="pt"
         ).input_ids
-        images = normalise(np.stack([image for _, image in pairs]))
+        images = normalise(np.stack([pair.image for pair in pairs]))
         out = clip(input_ids=ids.to(clip.device), pixel_values=images.to(clip.device))
-        # Equal captions are not each other's negatives.
-        same = torch.tensor([[a == b for b in texts] for a in texts], device=clip.device)
-        clash = same & ~torch.eye(len(texts), dtype=torch.bool, device=clip.device)
+        # Captions that promise the same are not each other's negatives.
+        same = torch.tensor([[a.promise == b.promise for b in pairs] for a in pairs])
+        clash = (same & ~torch.eye(len(pairs), dtype=torch.bool)).to(clip.device)
         logits = out.logits_per_image.masked_fill(clash, -torch.inf)
         target = torch.arange(len(texts), device=clip.device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
