@@ -5,7 +5,7 @@
         pipe("Antique Church Poster in Berlin").images[0]
 """
 
-from interp import metrics, mitigations, paper
+from interp import detect, metrics, mitigations, paper
 from interp.attach import Attached, attach
 from interp.composition import Patch
 from interp.donors import as_dataset, as_prompts
@@ -39,6 +39,7 @@ __all__ = [
     "attach",
     "categories",
     "copy",
+    "detect",
     "encode",
     "entropy",
     "load",

@@ -188,7 +188,7 @@ class Session(Settings):
         calls = start.calls(self.pipe, self.steps)
         done = []
         # Silent where nobody watches; diffusers' own bar would be one per batch.
-        with tqdm(total=len(planned) * calls, unit="step", disable=None) as bar:
+        with tqdm(total=len(planned) * calls, unit="step", leave=None, disable=None) as bar:
             for batch in planned:
                 result = generate(
                     self.pipe,
