@@ -87,11 +87,14 @@ def one_hot_values(pipe: Any, prompt: ip.Prompt) -> Iterator[Any]:
 @contextmanager
 def eager(pipe: Any) -> Iterator[None]:
     """Build the whole map, as the processors that map tools bring along do."""
+    stock = pipe.unet.attn_processors
     pipe.unet.set_attn_processor(AttnProcessor())
     try:
         yield
     finally:
-        pipe.unet.set_default_attn_processor()
+        # Not set_default_attn_processor(), which sets the eager one: every later run, the stock one
+        # included, would then be an eager run.
+        pipe.unet.set_attn_processor(stock)
 
 
 def variants(pipe: Any, prompt: ip.Prompt) -> dict[str, Callable[[], AbstractContextManager[Any]]]:

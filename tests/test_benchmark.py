@@ -2,8 +2,20 @@
 
 import numpy as np
 
-from analyses.benchmark import Size, main
-from interp import results
+from analyses.benchmark import Size, main, variants
+from interp import encode, results
+from tests.conftest import hook_count
+
+
+def test_no_variant_changes_what_the_next_one_is_timed_on(sd1):
+    hooks, stock = hook_count(sd1), [type(p) for p in sd1.unet.attn_processors.values()]
+    timed = variants(sd1, encode(sd1, "goat")[0])
+    for name, around in timed.items():
+        with around():
+            inside = [type(p) for p in sd1.unet.attn_processors.values()]
+        assert (inside == stock) == (name != "eager processor")
+        assert [type(p) for p in sd1.unet.attn_processors.values()] == stock, name
+        assert hook_count(sd1) == hooks, name
 
 
 def test_kept_memory_is_independent_of_resolution(tmp_path):
