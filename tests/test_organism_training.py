@@ -1,0 +1,116 @@
+"""The stages of the embedded model's training: resuming, the autoencoder's start, the descriptor."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from interp.metrics import SSCD
+from interp.organism import descriptor, training, vae
+
+
+def toy(folder, steps, stop=None):
+    """Train a small network, killed before step `stop` if one is given."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def loss_at(step):
+        if step == stop:
+            raise KeyboardInterrupt
+        draw = torch.Generator().manual_seed(step)
+        inputs = torch.randn(16, 4, generator=draw)
+        return (net(inputs)[:, 0] - inputs.sum(1)).square().mean()
+
+    fit = {"steps": steps, "peak": 1e-2, "warmup": 5, "decay": 0.01, "average": 0.9}
+    return training.fit("toy", net, loss_at, folder, **fit)
+
+
+def test_a_training_killed_twice_ends_where_an_undisturbed_one_does(tmp_path, monkeypatch):
+    straight = toy(tmp_path / "straight", 40)
+    monkeypatch.setattr(training, "SAVE_EVERY_S", 0)
+    for stop in (13, 31):
+        with pytest.raises(KeyboardInterrupt):
+            toy(tmp_path / "killed", 40, stop)
+    resumed = toy(tmp_path / "killed", 40)
+    for mine, theirs in zip(resumed.parameters(), straight.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path):
+    first = toy(tmp_path, 10)
+    again = toy(tmp_path, 10, stop=0)
+    assert torch.equal(next(first.parameters()), next(again.parameters()))
+
+
+def test_what_is_returned_is_the_moving_average(tmp_path):
+    mean = toy(tmp_path, 30)
+    saved = torch.load(tmp_path / "toy.pt", weights_only=True)
+    assert torch.equal(mean[0].weight, saved["average"]["module.0.weight"])
+    assert not torch.equal(mean[0].weight, saved["module"]["0.weight"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_checkpoint(tmp_path):
+    toy(tmp_path, 10)
+    before = (tmp_path / "toy.pt").read_bytes()
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    with pytest.raises(FloatingPointError, match="toy: the loss is nan at step 10"):
+        training.fit(
+            "toy", net, lambda step: net[0].weight.sum() * torch.nan, tmp_path,
+            steps=20, peak=1e-2, average=0.9,
+        )  # fmt: skip
+    assert (tmp_path / "toy.pt").read_bytes() == before
+
+
+def test_the_learning_rate_warms_up_and_ends_at_two_percent():
+    rates = [training.rate(step, 100, 10) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(rates[10]) == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(0.02)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+@pytest.fixture(scope="module")
+def linear(tmp_path_factory):
+    return vae.train_linear(tmp_path_factory.mktemp("linear"), steps=30)
+
+
+def test_the_autoencoder_starts_where_the_linear_code_ends(linear):
+    images = vae.pictures(11, 0, 8)
+    transplanted = vae.transplant(linear).eval()
+    with torch.no_grad():
+        latents = linear.encode(images)
+        encoded = transplanted.encode(images).latent_dist.mode()
+        assert (encoded - latents).std() < 0.01 * latents.std()
+        straight = linear.decode(latents)
+        decoded = transplanted.decode(latents).sample
+    assert (decoded - straight).square().mean().sqrt() < 0.01
+
+
+def test_the_linear_code_is_centred_uncorrelated_and_of_unit_variance(linear):
+    with torch.no_grad():
+        latents = linear.encode(vae.pictures(3, 0, 512))  # what `canonical` looks at
+    flat = latents.movedim(1, 0).flatten(1)
+    assert flat.var(1).mean() == pytest.approx(1.0, abs=1e-3)
+    assert flat.mean(1).abs().max() < 1e-3
+    correlation = torch.corrcoef(flat) - torch.eye(vae.LATENTS)
+    assert correlation.abs().max() < 1e-3
+
+
+def test_the_descriptor_file_keeps_the_convention_of_sscd(tmp_path):
+    torch.manual_seed(1)
+    model = descriptor.Descriptor().eval()
+    descriptor.save(model, tmp_path / "descriptor.pt")
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        straight = model(descriptor.normalise(batch))
+    found = SSCD(tmp_path / "descriptor.pt", "native").descriptors(images)
+    torch.testing.assert_close(found, straight, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+
+
+def test_half_replaced_pictures_are_hard_negatives_not_copies():
+    batch = descriptor.pictures(2, 0, 8)
+    same = (batch[2] - batch[3]).abs().amax(0) < 1 / 255
+    assert 0.3 < same.float().mean() < 0.99
+    assert not torch.equal(batch[2], batch[6])
