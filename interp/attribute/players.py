@@ -1,0 +1,209 @@
+"""Players of an attribution game: parts of the conditioning that can be taken away.
+
+A player is some token categories, some positions, some layers, or whatever a patch does. That it
+is *absent* means that a baseline stands in its place, which is a choice as large as the method
+itself and is therefore always named in the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from interp.errors import InterpError
+from interp.operations import Operation
+from interp.patch import Patch, mean, repad, swap, zero
+from interp.session import Session
+from interp.tokens import CATEGORIES, Prompt
+from interp.where import Where
+
+Baseline = Prompt | str | Sequence[Prompt] | Callable[..., Patch]
+Player = str | Sequence[str] | Sequence[int] | slice | Where | Patch
+Players = Mapping[str, Player] | str | None
+
+
+def absent(baseline: Baseline, prompts: Sequence[Prompt], names: Sequence[str]) -> Patch:
+    """The patch that puts the baseline where these categories were.
+
+    Example:
+        >>> absent(b, [a], ("eot", "pad"))
+        swap(('eot', 'pad'), donor='a photo of a goat', align='nearest')
+
+    Args:
+        baseline: a donor prompt (aligned to the nearest position of the same category); "zero";
+            "mean" over the prompts, or a list of prompts to take the mean over; "repad" with `!`,
+            which changes pads alone; or a function from category names to a patch.
+        prompts: the prompts that are attributed, for "mean".
+        names: categories; none give the empty patch.
+
+    Raises:
+        InterpError: for an unknown baseline, or a mean over a single prompt.
+    """
+    if not names:
+        return Patch()
+    if isinstance(baseline, Prompt):
+        return swap(names, baseline, "nearest")
+    if callable(baseline):
+        return baseline(names)
+    if baseline == "zero":
+        return zero(names)
+    if baseline == "repad":
+        return repad("!", uncond=False) if "pad" in names else Patch()
+    over = prompts if baseline == "mean" else baseline
+    if not isinstance(over, str) and len(over) > 1:
+        return mean(names, over=list(over))
+    raise InterpError(
+        f"The baseline {baseline!r} was asked for.",
+        "There are a donor prompt, 'zero', 'repad', and 'mean' over at least two prompts.",
+        "Pass one of them, a list of prompts to take the mean over, or a function from category "
+        "names to a patch.",
+    )
+
+
+def baseline_name(baseline: Baseline) -> str:
+    """What a baseline is called in results: `donor 'a photo of a goat'`, `zero`."""
+    if isinstance(baseline, Prompt):
+        return f"donor {baseline.text!r}"
+    if isinstance(baseline, str):
+        return baseline
+    if callable(baseline):
+        return getattr(baseline, "__name__", repr(baseline))
+    return f"mean of {len(baseline)} prompts"
+
+
+def named_players(players: Players, prompts: Sequence[Prompt], tokenizer: Any) -> dict[str, Player]:
+    """Players by name: the four categories, the words of the prompt, or those given.
+
+    Example:
+        >>> named_players("words", [a], sd.pipe.tokenizer)
+        {'Antique': (1,), 'Church': (2,), 'Poster': (3,), 'in': (4,), 'Berlin': (5,)}
+
+    Raises:
+        InterpError: for words of several prompts, or positions that several players claim.
+    """
+    if players is None:
+        return {name: name for name in CATEGORIES}
+    if isinstance(players, str):
+        if players != "words" or len(prompts) != 1:
+            raise InterpError(
+                f"players={players!r} of {len(prompts)} prompts was asked for.",
+                "By name there are only 'words', the words of a single prompt.",
+                "Pass one prompt, or players as {name: categories, positions, Where or Patch}.",
+            )
+        return dict(words(prompts[0], tokenizer))
+    given = dict(players)
+    for prompt in prompts:
+        taken: set[int] = set()
+        for name, player in given.items():
+            mine = set(positions(player, prompt) or ())
+            if taken & mine:
+                raise InterpError(
+                    f"Player {name!r} was to be positions {sorted(mine)} of {prompt!r}.",
+                    f"Another player has {sorted(taken & mine)} of them.",
+                    "Give every position to one player.",
+                )
+            taken |= mine
+    return given
+
+
+def words(prompt: Prompt, tokenizer: Any) -> dict[str, tuple[int, ...]]:
+    """The positions of every word of the prompt; words that come again are numbered.
+
+    Example:
+        >>> words(sd.encode("a goat and a unicorn"), sd.pipe.tokenizer)["a (2)"]
+        (4,)
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    begun: list[int] = []
+    for place in prompt.at("prompt").tolist():
+        begun.append(place)
+        # CLIP's vocabulary marks the token that ends a word.
+        if tokenizer.convert_ids_to_tokens(int(prompt.ids[place])).endswith("</w>"):
+            word, count = prompt.words[place], 1
+            while (name := word if count == 1 else f"{word} ({count})") in found:
+                count += 1
+            found[name] = tuple(begun)
+            begun = []
+    if begun:
+        found[prompt.words[begun[0]]] = tuple(begun)
+    return found
+
+
+def positions(player: Player, prompt: Prompt) -> list[int] | None:
+    """The positions that a player is; None for one that is a place or a patch."""
+    if isinstance(player, (Where, Patch)):
+        return None
+    if isinstance(player, slice):
+        return list(range(len(prompt.ids)))[player]
+    if isinstance(player, str):
+        return prompt.at(player).tolist()
+    if all(isinstance(part, str) for part in player):
+        return prompt.at(tuple(map(str, player))).tolist()
+    return [int(part) for part in player]
+
+
+def without(
+    players: Mapping[str, Player],
+    missing: Sequence[str],
+    session: Session,
+    prompt: Prompt,
+    prompts: Sequence[Prompt],
+    baseline: Baseline,
+) -> Patch:
+    """The patch under which these players are missing.
+
+    Example:
+        >>> without({"pads": "pad", "up": Where(layers="up")}, ["up"], sd, a, [a], "zero")
+
+    Categories are patched by name, so that the patch says what it does; other positions by a donor
+    that is the prompt itself with the baseline's embeddings there. Then follow places and patches.
+    """
+    whole = [players[name] for name in missing]
+    categories, places = [], []
+    rest = Patch()
+    for player in whole:
+        where = positions(player, prompt)
+        if isinstance(player, Patch):
+            rest &= player
+        elif isinstance(player, Where):
+            rest &= Patch(
+                tuple(
+                    _at(operation, player)
+                    for operation in absent(baseline, prompts, CATEGORIES).operations
+                )
+            )
+        elif isinstance(player, str):
+            categories.append(player)
+        elif not isinstance(player, slice) and all(isinstance(part, str) for part in player):
+            categories += map(str, player)
+        elif where:
+            places += where
+    held = [name for name in CATEGORIES if name in categories and prompt.counts[name]]
+    patch = absent(baseline, prompts, held)
+    if places:
+        patch &= _replaced(session, prompt, absent(baseline, prompts, CATEGORIES), places)
+    return patch & rest
+
+
+def _replaced(session: Session, prompt: Prompt, patch: Patch, places: Sequence[int]) -> Patch:
+    """A patch that puts what `patch` makes of the prompt at these positions only."""
+    held = [name for name in CATEGORIES if set(prompt.at(name).tolist()) & set(places)]
+    chosen = torch.zeros(len(prompt.ids), 1, dtype=torch.bool, device=prompt.embeds.device)
+    chosen[list(places)] = True
+    mixed = torch.where(chosen, patch.embeds(prompt, session.pipe), prompt.embeds)
+    return swap(held, replace(prompt, embeds=mixed))
+
+
+def _at(operation: Operation, where: Where) -> Operation:
+    return replace(operation, where=replace(where, uncond=operation.where.uncond))
+
+
+def describe(players: Mapping[str, Player]) -> dict[str, Any]:
+    """Players as JSON values, for provenance."""
+    return {
+        name: player.to_json() if isinstance(player, Patch) else repr(player)
+        for name, player in players.items()
+    }
