@@ -75,7 +75,7 @@ def guidance_at_start(
             latents,
             timestep,
             encoder_hidden_states=rearrange(text.to(latents.dtype), "p c -> 1 p c"),
-            added_cond_kwargs=_added(pipe, pooled, height, width),
+            added_cond_kwargs=added(pipe, pooled, height, width),
             return_dict=False,
         )[0]
         return to_epsilon(output, latents, abar, kind)
@@ -85,8 +85,12 @@ def guidance_at_start(
     return predict(embeds, prompt.pooled) - unconditional
 
 
-def _added(pipe: Any, pooled: Tensor | None, height: int, width: int) -> dict[str, Tensor] | None:
-    """SDXL's added conditions, as its pipeline makes them for an uncropped image."""
+def added(pipe: Any, pooled: Tensor | None, height: int, width: int) -> dict[str, Tensor] | None:
+    """SDXL's added conditions, as its pipeline makes them for an uncropped image; None elsewhere.
+
+    Example:
+        >>> pipe.unet(latents, t, embeds, added_cond_kwargs=added(pipe, a.pooled, 1024, 1024))
+    """
     if pooled is None:
         return None
     size = (height, width)
