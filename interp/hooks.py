@@ -185,7 +185,9 @@ class Watch:
 
     def _tick(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         sample = args[0] if args else kwargs["sample"]
-        timestep = float(args[1] if len(args) > 1 else kwargs["timestep"])
+        given = args[1] if len(args) > 1 else kwargs["timestep"]
+        # Rows may be of different timesteps where the UNet is called directly; the first speaks.
+        timestep = float(given.flatten()[0] if isinstance(given, Tensor) else given)
         text = kwargs["encoder_hidden_states"] if len(args) < 3 else args[2]
         self._count(timestep)
         self.size = (sample.shape[-2], sample.shape[-1])
