@@ -61,7 +61,7 @@ def test_dummy_and_symmetry() -> None:
     np.testing.assert_allclose(data.phi[1:], (worth[0] - worth[-1]) / 3, atol=1e-12)
 
 
-@pytest.mark.parametrize("baseline", ["donor", "zero", "mean", "repad"])
+@pytest.mark.parametrize("baseline", ["donor", "mean", "repad"])
 def test_shapley_equals_captums_on_the_same_game(sd, baseline: str) -> None:
     a, b = sd.encode([A, B])
     given = {"donor": b, "mean": [a, b]}.get(baseline, baseline)
@@ -77,7 +77,7 @@ def test_shapley_equals_captums_on_the_same_game(sd, baseline: str) -> None:
             np.sqrt(((t.eps_c - t.eps_u) ** 2).sum(("channel", "latent_y", "latent_x")))
             for t in rows
         ]
-        return torch.tensor([float(norm.mean()) for norm in norms], dtype=torch.float64)
+        return torch.tensor([norm.mean().item() for norm in norms], dtype=torch.float64)
 
     found = ShapleyValues(worth).attribute(
         a.embeds[None], everything[None], feature_mask=a.category[None, :, None]
@@ -85,10 +85,10 @@ def test_shapley_equals_captums_on_the_same_game(sd, baseline: str) -> None:
     captums = [float(found[0, a.at(name)[0], 0]) for name in PLAYERS]
     np.testing.assert_allclose(data.phi[:, 0, 0], captums, atol=1e-5)
     if baseline == "donor":
-        assert abs(float(data.phi.sel(player="sot"))) < 1e-6
+        assert abs(data.phi.sel(player="sot").item()) < 1e-6
     if baseline == "repad":
         np.testing.assert_allclose(data.phi[:3], 0, atol=1e-12)
-        assert abs(float(data.phi.sel(player="pad"))) > 1e-4
+        assert abs(data.phi.sel(player="pad").item()) > 1e-4
 
 
 def test_positions_places_and_patches_are_players(sd) -> None:
@@ -122,7 +122,7 @@ def test_words_are_players(sd) -> None:
     assert list(data.player.values) == ["a", "goat"]
     prompt_gone = sd.trace(two, patch=ip.zero("prompt"), half=False)
     expected = attribute.guidance()(prompt_gone.expand_dims("patch"))
-    np.testing.assert_allclose(data.worth.sel(coalition="none").item(), float(expected), atol=1e-5)
+    np.testing.assert_allclose(data.worth.sel(coalition="none").item(), expected.item(), atol=1e-5)
 
 
 def test_values_of_images_and_intervals(sd) -> None:

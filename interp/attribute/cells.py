@@ -1,0 +1,115 @@
+"""Parts of a patch: what it does inside a cell of layers, heads, steps and sides, or outside it.
+
+Causal tracing applies a patch in one cell (is the cell necessary?) or everywhere but in one cell
+(is it sufficient?). Both are patches again, so everything that runs patches runs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from interp.operations import Mask, Operation
+from interp.patch import Patch
+from interp.sites import Site
+from interp.where import Side, Where
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place in the map: layers, steps (None: all), heads (None: all) and a side."""
+
+    layers: frozenset[str]
+    side: Side = "kv"
+    heads: frozenset[int] | None = None
+    steps: frozenset[int] | None = None
+
+    def holds(self, site: Site, head: int, side: str) -> bool:
+        """Whether this head's keys or values, at some step, lie in the cell."""
+        here = site.name in self.layers and side in self.side
+        return here and (self.heads is None or head in self.heads)
+
+
+def inside(patch: Patch, cell: Cell, layers: Sequence[Site], calls: int) -> Patch:
+    """What the patch does in the cell; the empty patch if that is nothing.
+
+    Example:
+        >>> inside(ip.zero("pad"), Cell(frozenset({"up.1.0"}), "v"), sites(unet), calls=50)
+        zero('pad', heads={'up.1.0': (0, 1, ...)}, side='v')
+
+    Args:
+        layers: all cross-attention layers of the UNet.
+        calls: UNet calls of a run, for cells of some steps.
+    """
+    parts: list[Operation] = []
+    for operation in patch.operations:
+        steps = _steps(operation, cell, calls, within=True)
+        parts += _placed(operation, layers, cell, steps, within=True)
+    return Patch(tuple(parts))
+
+
+def outside(patch: Patch, cell: Cell, layers: Sequence[Site], calls: int) -> Patch:
+    """What the patch does everywhere but in the cell.
+
+    Example:
+        >>> outside(ip.zero("pad"), Cell(frozenset({"up.1.0"}), "v"), sites(unet), calls=50)
+    """
+    parts: list[Operation] = []
+    for operation in patch.operations:
+        here = _steps(operation, cell, calls, within=True)
+        parts += _placed(operation, layers, cell, here, within=False)
+        elsewhere = _steps(operation, cell, calls, within=False)
+        if elsewhere:
+            parts.append(replace(operation, where=replace(operation.where, steps=elsewhere)))
+    return Patch(tuple(parts))
+
+
+def at_step(patch: Patch, step: int) -> Patch:
+    """What the patch does at one step, as a patch without steps.
+
+    On the clean trajectory steps do not depend on each other, so rows of several steps can share a
+    batch once their patches no longer ask for the step.
+    """
+    active = [o for o in patch.operations if o.where.at_step(step)]
+    return Patch(tuple(replace(o, where=replace(o.where, steps=None)) for o in active))
+
+
+def _steps(operation: Operation, cell: Cell, calls: int, within: bool) -> tuple[int, ...] | None:
+    """The operation's steps that are (or are not) the cell's; None is all, () none."""
+    if cell.steps is None:
+        return operation.where.steps if within else ()  # type: ignore[return-value]
+    mine = [step for step in range(calls) if operation.where.at_step(step)]
+    return tuple(step for step in mine if (step in cell.steps) == within)
+
+
+def _placed(
+    operation: Operation,
+    layers: Sequence[Site],
+    cell: Cell,
+    steps: Sequence[int] | None,
+    within: bool,
+) -> list[Operation]:
+    """The operation at its heads and sides that are (or are not) the cell's."""
+    if steps is not None and not len(steps):
+        return []
+    # Masking takes keys out of the softmax: it is a matter of keys, whatever its side says.
+    sides = "k" if isinstance(operation, Mask) else operation.where.side
+    by_side: dict[str, dict[str, tuple[int, ...]]] = {}
+    for site, heads in operation.where.heads_at(layers).items():
+        for head in heads:
+            kept = "".join(s for s in sides if cell.holds(site, head, s) == within)
+            if kept:
+                places = by_side.setdefault(kept, {})
+                places[site.name] = (*places.get(site.name, ()), head)
+    return [
+        replace(
+            operation,
+            where=Where(
+                steps=steps,  # type: ignore[arg-type]
+                heads=places,
+                side=kept,  # type: ignore[arg-type]
+                uncond=operation.where.uncond,
+            ),
+        )
+        for kept, places in by_side.items()
+    ]

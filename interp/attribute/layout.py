@@ -1,0 +1,123 @@
+"""The cells of a causal map: their labels on every axis, and the patch that each of them is.
+
+Kept apart from running them, because exact maps and estimates have the same cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from interp import start
+from interp.attribute.cells import Cell, inside, outside
+from interp.errors import InterpError
+from interp.patch import Patch
+from interp.session import Session
+from interp.sites import Selector, Site, select, sites
+from interp.where import Side, Steps, Where
+
+AXES = ("direction", "patch", "side", "prompt", "seed", "step", "layer", "head")
+
+
+class Layout:
+    """The cells of a trace, as labels and as patches."""
+
+    def __init__(
+        self,
+        session: Session,
+        names: Sequence[str] | None,
+        patches: Sequence[Patch],
+        layers: Selector,
+        steps: Steps | str,
+        heads: Sequence[int] | str | None,
+        side: Side | Sequence[Side],
+        direction: str,
+        window: tuple[int, int],
+    ) -> None:
+        self.every = sites(session.pipe.unet)
+        self.calls = start.calls(session.pipe, session.steps)
+        self.places = select(self.every, layers)
+        where = Where(steps=steps)  # type: ignore[arg-type]
+        self.steps = [step for step in range(self.calls) if where.at_step(step)]
+        self.window = window
+        self.heads = _heads(heads, max(site.heads for site in self.places))
+        self.sides = [side] if isinstance(side, str) else list(side)
+        self.directions = ["necessary", "sufficient"] if direction == "both" else [direction]
+        self.patches = dict(zip(names or ["patch"], patches, strict=True))
+        self.named = {
+            "direction": direction == "both",
+            "patch": names is not None,
+            "side": not isinstance(side, str),
+            "head": heads is not None,
+        }
+        known = set(self.directions) <= {"necessary", "sufficient"}
+        if not self.steps or not known or min(window) < 1:
+            raise InterpError(
+                f"Cells at steps={steps!r} in direction {direction!r}, with windows of "
+                f"{window[0]} layers and {window[1]} steps, were asked for.",
+                f"A run has {self.calls} steps, counted from 0; directions are 'necessary', "
+                "'sufficient' and 'both'; windows are at least 1.",
+                "Choose among them.",
+            )
+
+    def layers(self, site: Site) -> frozenset[str]:
+        """The layers that the cell around this one spans."""
+        return frozenset(
+            self.every[i].name for i in _around(site.index, len(self.every), self.window[0])
+        )
+
+    def span(self, column: int) -> list[int]:
+        """Which of the steps the cell around one of them spans."""
+        return list(_around(column, len(self.steps), self.window[1]))
+
+    def cell(self, side: Any, site: Site, head: int | None, steps: Sequence[int] | None) -> Cell:
+        """The cell around a layer; None steps are all."""
+        chosen = None if head is None else frozenset({head})
+        return Cell(self.layers(site), side, chosen, None if steps is None else frozenset(steps))
+
+    def apply(self, direction: str, patch: Patch, cell: Cell) -> Patch:
+        """The patch of a cell in this direction."""
+        part = inside if direction == "necessary" else outside
+        return part(patch, cell, self.every, self.calls)
+
+    def cells(self) -> list[tuple[int, int, int, int, int]]:
+        """The places of all cells in (direction, patch, side, layer, head) that exist."""
+        axes = (self.directions, self.patches, self.sides, self.places, self.heads)
+        found = product(*(range(len(axis)) for axis in axes))
+        return [c for c in found if (self.heads[c[4]] or 0) < self.places[c[3]].heads]
+
+    def dataset(self, values: np.ndarray, prompts: int, seeds: Sequence[int]) -> xr.DataArray:
+        """All cells on their axes, in the order of `AXES`."""
+        labels = (
+            self.directions,
+            list(self.patches),
+            self.sides,
+            list(range(prompts)),
+            list(seeds),
+            self.steps,
+            [site.name for site in self.places],
+            [-1 if head is None else head for head in self.heads],
+        )
+        return xr.DataArray(values, dict(zip(AXES, labels, strict=True)), AXES)
+
+
+def _heads(heads: Sequence[int] | str | None, most: int) -> list[int | None]:
+    if heads is None:
+        return [None]
+    chosen = list(range(most)) if isinstance(heads, str) and heads == "all" else list(heads)
+    if not chosen or not all(isinstance(head, int) and 0 <= head < most for head in chosen):
+        raise InterpError(
+            f"heads={heads!r} were asked for.",
+            f"The layers have up to {most} heads, counted from 0.",
+            "Name some of them, heads='all', or None for all of them at once.",
+        )
+    return [int(head) for head in chosen]
+
+
+def _around(centre: int, count: int, width: int) -> range:
+    """So many neighbours around one, as far as they exist; the odd one comes after."""
+    return range(max(0, centre - (width - 1) // 2), min(count, centre + width // 2 + 1))

@@ -1,0 +1,167 @@
+"""Points of the clean trajectory: what the unpatched run gave to the UNet, step by step.
+
+Direct effects and gradients are taken there: the latents and the unconditional predictions are
+those of the unpatched run, so that one conditional row answers for a whole generation. Since steps
+then do not depend on each other, rows of different steps share a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import xarray as xr
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from interp import start
+from interp.budget import images_at_once
+from interp.epsilon import to_epsilon
+from interp.errors import InterpError
+from interp.session import Session
+from interp.tokens import Prompt
+from interp.where import Steps, Where
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Points of one prompt's clean trajectories, one row each, seed by seed and step by step."""
+
+    prompt: Prompt
+    seeds: tuple[int, ...]
+    steps: tuple[int, ...]
+    step: tuple[int, ...]
+    latents: Float[Tensor, "row c h w"]
+    timestep: Float[Tensor, " row"]
+    alpha_bar: tuple[float, ...]
+    eps_c: Float[Tensor, "row c h w"]
+    eps_u: Float[Tensor, "row c h w"]
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def __getitem__(self, rows: Sequence[int]) -> Points:
+        chosen = list(rows)
+        return replace(
+            self,
+            step=tuple(self.step[row] for row in chosen),
+            alpha_bar=tuple(self.alpha_bar[row] for row in chosen),
+            latents=self.latents[chosen],
+            timestep=self.timestep[chosen],
+            eps_c=self.eps_c[chosen],
+            eps_u=self.eps_u[chosen],
+        )
+
+    def table(self, values: Float[Tensor, " row"]) -> xr.DataArray:
+        """Values of all points on the axes `(seed, step)`."""
+        lengths = {"seed": len(self.seeds), "step": len(self.steps)}
+        return xr.DataArray(
+            rearrange(values, "(seed step) -> seed step", **lengths).numpy(),
+            coords={"seed": list(self.seeds), "step": list(self.steps)},
+            dims=("seed", "step"),
+        )
+
+
+def clean_points(
+    session: Session, prompt: Prompt, seeds: Sequence[int], steps: Steps = None
+) -> Points:
+    """Run the prompt without any patch, and return what the UNet was given at some steps.
+
+    Example:
+        >>> points = clean_points(sd, a, seeds=range(4), steps=slice(0, 10))
+
+    Raises:
+        InterpError: for a session without guidance, whose runs predict no unconditional noise, or
+            steps that a run has not.
+    """
+    if not session.guided:
+        raise InterpError(
+            f"The clean trajectory was asked for with guidance {session.guidance}.",
+            "Without guidance the unconditional noise is never predicted.",
+            "Use a session with guidance above 1.",
+        )
+    calls = start.calls(session.pipe, session.steps)
+    chosen = [step for step in range(calls) if Where(steps=steps).at_step(step)]
+    if not chosen:
+        raise InterpError(
+            f"Points at steps={steps!r} were asked for.",
+            f"A run has {calls} steps, counted from 0.",
+            "Name some of them, or leave steps out for all.",
+        )
+    trace = session.trace(prompt, seeds, half=False).isel(prompt=0, step=chosen)
+    device, dtype = session.pipe._execution_device, session.pipe.unet.dtype
+
+    def rows(name: str) -> Tensor:
+        values = torch.from_numpy(trace[name].transpose("seed", "step", ...).values)
+        return rearrange(values, "seed step c h w -> (seed step) c h w").to(device)
+
+    def per_row(name: str) -> Tensor:
+        values = torch.from_numpy(trace[name].values)
+        return repeat(values, "step -> (seed step)", seed=len(seeds))
+
+    return Points(
+        prompt,
+        tuple(seeds),
+        tuple(chosen),
+        tuple(chosen) * len(seeds),
+        rows("latents").to(dtype),
+        per_row("timestep").float().to(device),
+        tuple(per_row("alpha_bar").tolist()),
+        rows("eps_c"),
+        rows("eps_u"),
+    )
+
+
+def predict(
+    session: Session,
+    points: Points,
+    embeds: Float[Tensor, "position channel"] | Float[Tensor, "row position channel"],
+    copies: int = 1,
+) -> Float[Tensor, "copyrow c h w"]:
+    """The conditional noise prediction at every point, for each of `copies` copies of them all.
+
+    Example:
+        >>> predict(sd, points, a.embeds)
+
+    Args:
+        embeds: one for all rows, or one each.
+        copies: how many times the points come, one after the other.
+    """
+    pipe = session.pipe
+    latents = repeat(points.latents, "row c h w -> (copy row) c h w", copy=copies)
+    timestep = repeat(points.timestep, "row -> (copy row)", copy=copies)
+    text = embeds.to(latents)
+    if text.ndim == 2:
+        text = repeat(text, "position channel -> row position channel", row=len(latents))
+    output = pipe.unet(
+        latents,
+        timestep,
+        encoder_hidden_states=text,
+        added_cond_kwargs=start.added(pipe, points.prompt.pooled, session.height, session.width),
+        return_dict=False,
+    )[0]
+    kind = pipe.scheduler.config.prediction_type
+    return torch.stack(
+        [
+            to_epsilon(one, given, abar, kind)
+            for one, given, abar in zip(output, latents, points.alpha_bar * copies, strict=True)
+        ]
+    )
+
+
+def rows_at_once(session: Session) -> int:
+    """How many conditional rows fit into the session's memory budget."""
+    return images_at_once(session.pipe, session.height, session.width, False, session.budget)
+
+
+def chunks(count: int, most: int) -> Iterator[range]:
+    """Ranges of at most so many rows.
+
+    Example:
+        >>> list(chunks(5, 2))
+        [range(0, 2), range(2, 4), range(4, 5)]
+    """
+    for first in range(0, count, most):
+        yield range(first, min(first + most, count))

@@ -1,0 +1,262 @@
+"""Causal tracing: at which layers and steps, in which heads, through keys or values, a patch acts.
+
+The map is exact: every cell is an intervention. Total effects (`trajectory="own"`) cost a whole
+generation per cell; direct effects (`"clean"`) a part of one conditional row. `patching` estimates
+the same map from gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+from tqdm.auto import tqdm
+
+from interp import results
+from interp.attribute.cells import at_step, inside
+from interp.attribute.direct import NOTHING, Ask, evaluate
+from interp.attribute.layout import Layout
+from interp.attribute.points import Points, clean_points
+from interp.attribute.resume import Cost
+from interp.attribute.values import NoiseValue, Value, guidance, measure, value_name
+from interp.errors import InterpError
+from interp.grid import labels
+from interp.patch import Patch
+from interp.session import Session
+from interp.sites import Selector
+from interp.tokens import Prompt
+from interp.where import Side, Steps
+
+Direction = Literal["necessary", "sufficient"]
+
+
+def causal_trace(
+    session: Session,
+    prompts: str | Prompt | Sequence[str | Prompt],
+    patch: Patch | Mapping[str, Patch],
+    layers: Selector = "all",
+    steps: Steps | str = "all",
+    heads: Sequence[int] | str | None = None,
+    side: Side | Sequence[Side] = "kv",
+    *,
+    value: Value | None = None,
+    seeds: Sequence[int] = (0,),
+    window: tuple[int, int] = (1, 1),
+    trajectory: Literal["clean", "own"] | str = "clean",
+    direction: Direction | Literal["both"] | str = "necessary",
+) -> xr.Dataset:
+    """The effect of a patch cell by cell, over layers, steps, heads and sides.
+
+    Example:
+        >>> pads = {"pad": ip.swap("pad", donor=b, align="nearest")}
+        >>> trace = causal_trace(sd, a, pads, heads="all", side=("k", "v"), direction="both")
+        >>> trace.effect.sel(direction="necessary", side="v").mean(["seed", "head"])
+
+    "necessary" applies the patch in one cell of the clean run; "sufficient" applies it everywhere
+    else, so that the cell alone keeps what the prompt has. `effect` is `(value - corrupted) /
+    (clean - corrupted)`, where the corrupted run is patched everywhere: of a necessary cell it is
+    near 0 (the patch there does what it does everywhere), of a sufficient one near 1. To put a
+    prompt's embeddings into a control's run instead, trace the control under `swap(..., donor=a)`.
+
+    Args:
+        session: pipeline and settings.
+        prompts: one or several, texts or encoded.
+        patch: what is traced, or several by name, which makes an axis `patch`.
+        layers: the cells' layers (see `sites.select`).
+        steps: the cells' steps.
+        heads: None for all heads at once, or head numbers or "all", which makes an axis.
+        side: keys, values or both; several make an axis. Masks count as keys.
+        value: by default `guidance()`. On the clean trajectory a value of noise predictions
+            without steps of its own, taken at each step.
+        seeds: as in `Session.run`.
+        window: layers and steps that a cell spans, centred where possible. Cells of several steps
+            are, on the clean trajectory, means over those steps.
+        trajectory: "clean" evaluates every cell on the latents of the unpatched run (the direct
+            effect at that step); "own" lets its run follow its own latents (the total effect).
+        direction: "necessary", "sufficient", or "both", which makes an axis.
+
+    Returns:
+        `value` and `effect` over `(direction, patch, side, prompt, seed, step, layer, head)`, as
+        far as they are axes, NaN for heads that a layer has not; `clean` and `corrupted`, which
+        have a step only on the clean trajectory. Attributes `unet_rows` and `unet_rows_naive` say
+        what it cost, in rows of the UNet, and what one generation per cell would.
+
+    Raises:
+        InterpError: for cells that do not exist, and on the clean trajectory for patches of
+            unconditional rows and values of anything but single noise predictions.
+
+    Source: causal tracing is due to Meng et al., NeurIPS 2022 (arXiv 2202.05262); total and direct
+    effects to Pearl 2001.
+    """
+    encoded = session._prompts(prompts)
+    value = guidance() if value is None else value
+    names, patches = labels(patch)
+    grid = Layout(session, names, patches, layers, steps, heads, side, direction, window)
+    if trajectory == "clean":
+        data = _direct(session, encoded, seeds, grid, _single(value, patches))
+    elif trajectory == "own":
+        data = _total(session, encoded, seeds, grid, value)
+    else:
+        raise InterpError(
+            f"trajectory={trajectory!r} was asked for.",
+            "There are 'clean' (direct effects) and 'own' (total effects).",
+            "Choose one of them.",
+        )
+    data["effect"] = (data["value"] - data.corrupted) / (data.clean - data.corrupted)
+    data = data.assign_coords(text=("prompt", [prompt.text for prompt in encoded]))
+    unnamed = [axis for axis, named in grid.named.items() if not named]
+    data = data.squeeze(unnamed, drop=True)
+    runs = len(grid.cells()) * len(grid.steps) + len(patches) + 1
+    rows = grid.calls * (2 if session.guided else 1) * len(seeds) * len(encoded)
+    data.attrs["unet_rows_naive"] = float(runs * rows)
+    return results.stamp(
+        data,
+        **session.provenance(),
+        method="causal_trace",
+        value=value_name(value),
+        patches={
+            name: json_of.to_json() for name, json_of in zip(grid.patches, patches, strict=True)
+        },
+        prompts=[prompt.text for prompt in encoded],
+        seeds=list(seeds),
+        window=list(window),
+        trajectory=trajectory,
+    )
+
+
+def _direct(
+    session: Session,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    grid: Layout,
+    value: NoiseValue,
+) -> xr.Dataset:
+    """Direct effects: all cells at all points, steps sharing batches."""
+    sizes = (len(grid.patches), len(grid.sides), len(prompts), len(seeds), len(grid.steps))
+    found = np.full((len(grid.directions), *sizes, len(grid.places), len(grid.heads)), np.nan)
+    clean = np.empty((len(prompts), len(seeds), len(grid.steps)))
+    corrupted = np.empty((len(grid.patches), *clean.shape))
+    cost = Cost(session.pipe.unet)
+    for row, prompt in enumerate(tqdm(prompts, unit="prompt", disable=None)):
+        _must_touch(grid, prompt)
+        points = clean_points(session, prompt, seeds, grid.steps)
+        cost.rows += 2 * grid.calls * len(seeds)
+        for rows, patches in _alike(points, list(grid.patches.values())):
+            everywhere = frozenset(site.name for site in grid.every)
+            asks = [Ask(whole, layers=everywhere) for whole in patches]
+            asks += [_ask(grid, patches, *index) for index in grid.cells()]
+            values, bases = evaluate(session, points[rows], asks, value, cost)
+            seed, step = np.divmod(rows, len(grid.steps))
+            clean[row, seed, step] = bases[NOTHING].numpy()
+            corrupted[:, row, seed, step] = values[: len(patches)].numpy()
+            for index, one in zip(grid.cells(), values[len(patches) :], strict=True):
+                direction, number, side, place, head = index
+                found[direction, number, side, row, seed, step, place, head] = one.numpy()
+    data = xr.Dataset({"value": grid.dataset(found, len(prompts), seeds)})
+    axes = ("prompt", "seed", "step")
+    data["clean"], data["corrupted"] = (axes, clean), (("patch", *axes), corrupted)
+    spans = [grid.span(column) for column in range(len(grid.steps))]
+    for name, variable in list(data.items()):
+        means = [variable.isel(step=span).mean("step", skipna=False) for span in spans]
+        data[name] = xr.concat(means, data.step).transpose(*variable.dims)
+    data = data.assign_coords(timestep=("step", points.timestep[: len(grid.steps)].cpu().numpy()))
+    return data.assign_attrs(unet_rows=float(cost.rows))
+
+
+def _total(
+    session: Session, prompts: Sequence[Prompt], seeds: Sequence[int], grid: Layout, value: Value
+) -> xr.Dataset:
+    """Total effects: one generation per cell."""
+    sizes = (len(grid.patches), len(grid.sides), len(prompts), len(seeds), len(grid.steps))
+    found = np.full((len(grid.directions), *sizes, len(grid.places), len(grid.heads)), np.nan)
+    clean = np.empty((len(prompts), len(seeds)))
+    corrupted = np.empty((len(grid.patches), *clean.shape))
+    wholes = list(grid.patches.values())
+    runs: dict[str, Patch | None] = {"clean": None}
+    runs |= {f"corrupted {number}": whole for number, whole in enumerate(wholes)}
+    for index, column in product(grid.cells(), range(len(grid.steps))):
+        direction, number, side, place, head = index
+        steps = [grid.steps[i] for i in grid.span(column)]
+        cell = grid.cell(grid.sides[side], grid.places[place], grid.heads[head], steps)
+        patch = grid.apply(grid.directions[direction], wholes[number], cell)
+        runs[str((*index, column))] = patch if patch.operations else None
+    spent = 0
+    for row, column in product(range(len(prompts)), range(len(seeds))):
+        values = iter(measure(session, prompts[row], seeds[column], runs, value))
+        clean[row, column] = next(values)
+        corrupted[:, row, column] = [next(values) for _ in wholes]
+        for (direction, number, side, place, head), step in product(
+            grid.cells(), range(len(grid.steps))
+        ):
+            found[direction, number, side, row, column, step, place, head] = next(values)
+        spent += len(set(runs.values())) * grid.calls * (2 if session.guided else 1)
+    data = xr.Dataset({"value": grid.dataset(found, len(prompts), seeds)})
+    axes = ("prompt", "seed")
+    data["clean"], data["corrupted"] = (axes, clean), (("patch", *axes), corrupted)
+    return data.assign_attrs(unet_rows=float(spent))
+
+
+def _ask(
+    grid: Layout,
+    patches: Sequence[Patch],
+    direction: int,
+    number: int,
+    side: int,
+    place: int,
+    head: int,
+) -> Ask:
+    """One cell on the clean trajectory, with the run that it is equal to before its layers."""
+    way, whole = grid.directions[direction], patches[number]
+    cell = grid.cell(grid.sides[side], grid.places[place], grid.heads[head], None)
+    base = NOTHING if way == "necessary" else whole
+    if not inside(whole, cell, grid.every, grid.calls).operations:
+        return Ask(base, base, cell.layers)
+    return Ask(grid.apply(way, whole, cell), base, cell.layers)
+
+
+def _alike(points: Points, patches: Sequence[Patch]) -> Iterator[tuple[np.ndarray, list[Patch]]]:
+    """Points at which the patches do the same, and the patches there, which ask for no step."""
+    groups: dict[tuple[Patch, ...], list[int]] = {}
+    for row, step in enumerate(points.step):
+        groups.setdefault(tuple(at_step(patch, step) for patch in patches), []).append(row)
+    for active, rows in groups.items():
+        yield np.array(rows), list(active)
+
+
+def _single(value: Value, patches: Sequence[Patch]) -> NoiseValue:
+    """The value, if it and the patches can be evaluated at single conditional rows."""
+    if not isinstance(value, NoiseValue) or value.steps is not None:
+        raise InterpError(
+            f"{value_name(value)} on the clean trajectory was asked for.",
+            "There every step is by itself: only values of the noise predictions of one step "
+            "exist, without steps of their own.",
+            "Use guidance() or noise_value(f) and say steps= of the cells, or trajectory='own'.",
+        )
+    for patch in patches:
+        for operation in patch.operations:
+            if operation.where.uncond is not False:
+                raise InterpError(
+                    f"The direct effect of {operation!r} was asked for.",
+                    "It patches unconditional rows, and on the clean trajectory their predictions "
+                    "are those of the unpatched run.",
+                    "Say uncond=False in the patch, or trajectory='own'.",
+                )
+    return value
+
+
+def _must_touch(grid: Layout, prompt: Prompt) -> None:
+    """Raise for operations that touch nothing of the prompt, or nothing at the steps traced."""
+    for patch in grid.patches.values():
+        for operation in patch.operations:
+            positions = bool(operation.positions(prompt).any())
+            step = any(operation.where.at_step(step) for step in grid.steps)
+            if not (positions and step) and not operation.idle:
+                raise InterpError(
+                    f"The effect of {operation!r} on {prompt!r} was asked for.",
+                    "It touches none of its positions, or none of the steps "
+                    f"{grid.steps[0]} to {grid.steps[-1]}.",
+                    "Check its categories and steps, and the steps of the cells.",
+                )
