@@ -1,7 +1,8 @@
-"""A prompt as coloured chips, for notebooks.
+"""Prompts and patches as coloured chips, for notebooks.
 
-The picture answers the first question about a prompt: which of the 77 positions are what. It is
-plain HTML with inline colours, so it survives GitHub's notebook viewer and exported pages.
+The picture answers the first question about a prompt: which of the 77 positions are what; and the
+first about a patch: which categories it touches, in which order. It is plain HTML with inline
+colours, so it survives GitHub's notebook viewer and exported pages.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,9 @@ from html import escape
 from itertools import groupby
 
 COLOURS = {"sot": "#d9d9d9", "prompt": "#a6cee3", "eot": "#fdbf6f", "pad": "#cab2d6"}
+#: The same hues for lines and dots on white, and far enough apart for the colour-blind: at least 29
+#: in CIELAB for protan, deutan and tritan vision (Machado et al. 2009).
+INK = {"sot": "#999999", "prompt": "#3a9ad0", "eot": "#e07000", "pad": "#5b2a86"}
 CHIP = (
     '<span title="{title}" style="background:{colour};color:#111;border-radius:0.4em;'
     'padding:0.1em 0.4em;margin:0.1em;display:inline-block">{label}</span>'
@@ -27,12 +31,27 @@ def chips(words: Sequence[str], categories: Sequence[str], ids: Sequence[int], n
         places = list(run)
         groups = [places] if category == "pad" else [[place] for place in places]
         for group in groups:
-            label = words[group[0]] + (f" &times; {len(group)}" if len(group) > 1 else "")
+            times = f" &times; {len(group)}" if len(group) > 1 else ""
             span = f"{group[0]}" if len(group) == 1 else f"{group[0]}-{group[-1]}"
             title = f"{category}, position {span}, id {ids[group[0]]}"
-            label = escape(words[group[0]]) + label[len(words[group[0]]) :]
+            label = escape(words[group[0]]) + times
             parts.append(CHIP.format(title=title, colour=COLOURS[category], label=label))
     legend = "".join(
         CHIP.format(title=name, colour=colour, label=name) for name, colour in COLOURS.items()
     )
     return f"<div>{''.join(parts)}</div><small>{legend} {escape(note)}</small>"
+
+
+def listed(operations: Sequence[tuple[Sequence[str], str]]) -> str:
+    """The operations of a patch as an HTML list: categories as chips, then the call that makes it.
+
+    Example:
+        >>> listed([(("pad",), "zero('pad', fraction=0.7)")])
+    """
+    items = (
+        "<li>"
+        + "".join(CHIP.format(title=name, colour=COLOURS[name], label=name) for name in categories)
+        + f" <code>{escape(call)}</code></li>"
+        for categories, call in operations
+    )
+    return f"<ol>{''.join(items)}</ol>"

@@ -67,7 +67,8 @@ def scores(trace: xr.Dataset, detectors: Mapping[str, Detector] = DETECTORS) -> 
         InterpError: the trace lacks what a detector needs; leave that detector out, or record it.
     """
     found = {name: detector(trace).reset_coords(drop=True) for name, detector in detectors.items()}
-    kept = trace.coords.to_dataset().drop_dims(set(trace.dims) - {"patch", "prompt", "seed"})
+    other = set(trace.dims) - {"patch", "prompt", "seed"}
+    kept = trace.coords.to_dataset().drop_dims(other, errors="ignore")
     return stamp(xr.Dataset(found, kept.coords, trace.attrs), detectors=list(detectors))
 
 

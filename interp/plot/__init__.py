@@ -1,0 +1,31 @@
+"""Figures as pure functions of data: each takes a dataset and returns a matplotlib `Figure`.
+
+    figure = plot.mass_over_steps(run.assign_coords(kind=("prompt", kinds)))
+    plot.save(figure, "out", "mass_over_steps")                    # PDF and PNG
+
+What figures know about prompts are coordinates on the axis `prompt`, all of them optional: `kind`
+("memorized" or "control"), `group` (the training image, by which intervals are drawn), `views` (how
+often that image was shown) and `length` (of the prompt, in tokens). Nothing is ever shown by itself.
+"""
+
+from interp.plot.ablation import ablation
+from interp.plot.curves import length_curve, views_curve
+from interp.plot.detection import detector_scores, roc
+from interp.plot.embeddings import embedding_pca, pad_similarity
+from interp.plot.images import image_grid
+from interp.plot.mass import mass_over_layers, mass_over_steps
+from interp.plot.style import save
+
+__all__ = [
+    "ablation",
+    "detector_scores",
+    "embedding_pca",
+    "image_grid",
+    "length_curve",
+    "mass_over_layers",
+    "mass_over_steps",
+    "pad_similarity",
+    "roc",
+    "save",
+    "views_curve",
+]

@@ -1,0 +1,100 @@
+"""What is left of memorized images, and of others, under every patch."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from interp import intervals
+from interp.errors import InterpError
+from interp.plot.style import COLUMN, PAGE, canvas, colours, kinds, legend, panels
+
+Paper = Mapping[str, float | None]
+
+
+def ablation(
+    grid: xr.DataArray | xr.Dataset, paper: Paper | Mapping[str, Paper] | None = None
+) -> Figure:
+    """Bars with 95 % intervals for every patch, kinds of prompts side by side.
+
+    Example:
+        >>> published = {row["key"]: row["sscd"] for row in ip.paper.results()["interventions"]}
+        >>> plot.ablation(grid.sscd, published)
+        >>> plot.ablation(grid[["sscd", "clipscore"]], {"sscd": published})
+
+    Args:
+        grid: over (patch, prompt) or (patch, prompt, seed), with `kind` and `group` on the prompts
+            where they are known; a panel for each variable of a dataset. Intervals are
+            bootstrapped by `group`.
+        paper: published figures by patch, drawn as diamonds on the first kind's bars; by variable
+            where there are several. None is a figure that is not known.
+
+    Raises:
+        InterpError: there is no axis `patch`, or the published figures name none of the patches.
+    """
+    if "patch" not in grid.dims:
+        raise InterpError(
+            "Patches were to be compared.",
+            f"The data has the axes {', '.join(map(str, grid.dims))}.",
+            "Run several: sd.run(prompts, patch={'none': None, 'h': ip.zero('pad')}).",
+        )
+    shown = panels(grid)
+    published = _by_variable(paper, list(shown))
+    patches = [str(name) for name in grid.patch.values]
+    groups = kinds(grid)
+    width = COLUMN if len(shown) == 1 else PAGE
+    height = 0.7 + len(patches) * (0.12 + 0.11 * len(groups))
+    with canvas(1, len(shown), width, height, sharey=True) as (figure, axes):
+        for ax, (name, values) in zip(axes[0], shown.items(), strict=True):
+            _bars(ax, values, groups)
+            _diamonds(ax, published.get(name, {}), patches, len(groups))
+            ax.set_xlabel(name)
+        axes[0, 0].set_yticks(range(len(patches)), patches)
+        axes[0, 0].invert_yaxis()  # shared by all panels
+        fullest = max(axes[0], key=lambda ax: len(ax.get_legend_handles_labels()[0]))
+        legend(figure, fullest)
+    return figure
+
+
+def _bars(ax: Axes, values: xr.DataArray, groups: Mapping[str, xr.DataArray]) -> None:
+    thick = 0.8 / len(groups)
+    for number, (kind, colour) in enumerate(colours(groups).items()):
+        found = intervals.mean(values.isel(prompt=groups[kind].values.nonzero()[0]))
+        centre = found["mean"].values
+        ends = np.stack([centre - found.low.values, found.high.values - centre])
+        at = np.arange(len(centre)) + _offset(number, len(groups))
+        bars = {"height": thick, "color": colour, "label": kind or None}
+        # No interval of a single image: NaN, which is drawn as none.
+        whiskers = {"elinewidth": 0.7, "capsize": 1.5, "capthick": 0.7, "ecolor": "#222222"}
+        ax.barh(at, centre, xerr=np.clip(ends, 0, None), error_kw=whiskers, **bars)
+
+
+def _diamonds(ax: Axes, paper: Paper, patches: list[str], groups: int) -> None:
+    known = {p: paper[p] for p in patches if paper.get(p) is not None}
+    if not known:
+        return
+    at = [patches.index(patch) + _offset(0, groups) for patch in known]
+    look = {"markersize": 4, "color": "black", "markerfacecolor": "white", "linestyle": "none"}
+    ax.plot(list(known.values()), at, "D", label="published", zorder=3, **look)
+
+
+def _offset(number: int, groups: int) -> float:
+    """Where the bars of one kind stand around a patch's tick."""
+    return (number - (groups - 1) / 2) * 0.8 / groups
+
+
+def _by_variable(paper: Paper | Mapping[str, Paper] | None, names: list[str]) -> dict[str, Paper]:
+    if not paper:
+        return {}
+    nested = {str(k): v for k, v in paper.items() if isinstance(v, Mapping)}
+    if nested:
+        return nested
+    if len(names) > 1:
+        raise InterpError(
+            "Published figures were given for several variables.",
+            f"The variables are {', '.join(names)}.",
+            f"Say whose they are: paper={{{names[0]!r}: {{patch: figure}}}}.",
+        )
+    return {names[0]: {str(k): v for k, v in paper.items() if not isinstance(v, Mapping)}}

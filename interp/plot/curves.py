@@ -1,0 +1,75 @@
+"""Memorization against what may explain it: how often an image was shown, how long a prompt is."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from interp import intervals
+from interp.errors import InterpError
+from interp.plot.style import COLUMN, PAGE, canvas, colours, kinds, legend, panels
+
+
+def views_curve(values: xr.DataArray | xr.Dataset) -> Figure:
+    """Memorization against how often the training image was shown, on a logarithmic axis.
+
+    Example:
+        >>> plot.views_curve(run.sscd.assign_coords(views=("prompt", views)))
+
+    A dot is a prompt (its mean over seeds), the line the mean at each number of views, with 95 %
+    intervals bootstrapped by `group`. Prompts never shown (views 0) stand at the left.
+
+    Args:
+        values: over (prompt) or (prompt, seed), with `views` on the prompts, and `kind` and `group`
+            where they are known; a panel for each variable of a dataset.
+
+    Raises:
+        InterpError: the prompts have no views.
+    """
+    return _against(values, "views", "times shown in training")
+
+
+def length_curve(values: xr.DataArray | xr.Dataset) -> Figure:
+    """The same against the prompt's length in tokens, on a linear axis.
+
+    Example:
+        >>> plot.length_curve(run.sscd.assign_coords(length=run.tokens.sel(category="prompt")))
+
+    Arguments as in `views_curve`, with `length` in place of `views`.
+    """
+    return _against(values, "length", "tokens of the prompt")
+
+
+def _against(data: xr.DataArray | xr.Dataset, axis: str, label: str) -> Figure:
+    if axis not in data.coords:
+        raise InterpError(
+            f"Values were to be drawn against the {axis} of prompts.",
+            f"The coordinates are {', '.join(map(str, data.coords))}.",
+            f'Add it: data.assign_coords({axis}=("prompt", numbers)).',
+        )
+    shown, groups = panels(data), kinds(data)
+    width = COLUMN if len(shown) == 1 else PAGE
+    with canvas(1, len(shown), width, 2.4, sharex=True) as (figure, axes):
+        for ax, (name, values) in zip(axes[0], shown.items(), strict=True):
+            over = [dim for dim in values.dims if dim == "seed"]
+            for kind, colour in colours(groups).items():
+                of = values.isel(prompt=groups[kind].values.nonzero()[0])
+                x = of[axis].values
+                ax.plot(x, of.mean(over).values, ".", color=colour, alpha=0.25, markersize=3)
+                levels = np.unique(x)
+                means = [
+                    intervals.mean(of.isel(prompt=np.flatnonzero(x == level))) for level in levels
+                ]
+                found = xr.concat(means, axis)
+                centre = found["mean"].values
+                ends = np.stack([centre - found.low.values, found.high.values - centre])
+                whiskers = {"elinewidth": 0.8, "capsize": 1.5, "marker": "o", "zorder": 3}
+                ends = np.clip(ends, 0, None)
+                ax.errorbar(levels, centre, ends, color=colour, label=kind or None, **whiskers)
+            if axis == "views":
+                never = bool((values[axis] == 0).any())
+                scale = {"value": "symlog", "linthresh": 1} if never else {"value": "log"}
+                ax.set_xscale(**scale)
+                ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            ax.set(xlabel=label, ylabel=name)
+        legend(figure, axes[0, 0])
+    return figure

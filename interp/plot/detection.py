@@ -1,0 +1,105 @@
+"""How detectors do: their scores by kind of prompt, and their ROC curves."""
+
+from collections.abc import Mapping
+
+import seaborn as sns
+import xarray as xr
+from matplotlib.figure import Figure
+
+from interp.errors import InterpError
+from interp.plot.style import COLUMN, KIND, PAGE, canvas, colours, kinds, panels
+
+
+def roc(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
+    """ROC curves with intervals clustered by training image; a dot marks TPR@1%FPR.
+
+    Example:
+        >>> plot.roc({"guidance norm": detect.roc(a, b, groups), "D": detect.roc(c, d, groups)})
+
+    Args:
+        curves: what `detect.roc` returns; several by name. A band is drawn for up to two, because
+            more would hide each other; the legend has every area's interval.
+    """
+    named = {"": curves} if isinstance(curves, xr.Dataset) else dict(curves)
+    with canvas(1, 1, COLUMN, COLUMN) as (figure, axes):
+        ax = axes[0, 0]
+        ax.plot([0, 1], [0, 1], color="#bbbbbb", linestyle=":", linewidth=0.8)
+        palette = sns.color_palette("colorblind", len(named))
+        for (name, curve), colour in zip(named.items(), palette, strict=True):
+            label = f"{name}: " if name else ""
+            label += f"AUC {_three(curve.auc)} [{_three(curve.auc_low)}, {_three(curve.auc_high)}]"
+            steps = {"drawstyle": "steps-post", "color": colour}
+            ax.plot(curve.fpr, curve.tpr, label=label, **steps)
+            if len(named) <= 2:
+                band = {"step": "post", "color": colour, "alpha": 0.18, "linewidth": 0}
+                ax.fill_between(curve.fpr, curve.tpr_low, curve.tpr_high, **band)
+            at = curve.sel(fpr=0.01, method="nearest")
+            ax.plot(at.fpr, at.tpr, "o", color=colour, clip_on=False)
+        ax.set(xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="false positive rate")
+        ax.set_ylabel("true positive rate")
+        ax.set_aspect("equal")
+        ax.legend(loc="lower right")
+    return figure
+
+
+def detector_scores(
+    scores: xr.DataArray | xr.Dataset, threshold: float | Mapping[str, float] | None = None
+) -> Figure:
+    """Histograms of scores by kind of prompt, a panel for every detector, with their thresholds.
+
+    Example:
+        >>> threshold = detect.calibrate(scores.where(scores.kind == "control", drop=True))
+        >>> plot.detector_scores(scores, threshold)
+
+    Args:
+        scores: over (prompt) or (prompt, seed), with `kind` on the prompts; several as a dataset.
+        threshold: a line, by the detector's name where there are several; panels say which share of
+            each kind is above it.
+
+    Raises:
+        InterpError: prompts have no kind.
+    """
+    shown = panels(scores)
+    if KIND not in scores.coords:
+        raise InterpError(
+            "Scores were to be drawn by kind of prompt.",
+            "Their prompts have no coordinate 'kind'.",
+            'Say which are which: scores.assign_coords(kind=("prompt", ["memorized", ...])).',
+        )
+    given = threshold if isinstance(threshold, Mapping) else dict.fromkeys(shown, threshold)
+    rows = -(-len(shown) // 2)
+    columns = min(2, len(shown))
+    width = COLUMN if columns == 1 else PAGE
+    with canvas(rows, columns, width, 0.3 + 1.8 * rows) as (figure, axes):
+        for ax, (name, values) in zip(axes.flat, shown.items(), strict=False):
+            table = values.to_dataframe(name="score").reset_index()
+            names = list(kinds(values))
+            sns.histplot(
+                table,
+                x="score",
+                hue=KIND,
+                hue_order=names,
+                palette=colours(names),
+                stat="proportion",
+                common_norm=False,
+                element="step",
+                bins=30,
+                alpha=0.35,
+                linewidth=0.8,
+                ax=ax,
+            )
+            ax.set(xlabel=name or "score", ylabel="share")
+            ax.get_legend().set_title(None)
+            line = given.get(name)
+            if line is not None:
+                ax.axvline(line, color="black", linewidth=0.8, linestyle="--")
+                flagged = [(values.isel(prompt=of.values) > line) for of in kinds(values).values()]
+                said = [f"{float(f.mean()):.0%} {n}" for n, f in zip(names, flagged, strict=True)]
+                ax.set_title("above: " + ", ".join(said))
+        for ax in axes.flat[len(shown) :]:
+            ax.set_axis_off()
+    return figure
+
+
+def _three(number: xr.DataArray) -> str:
+    return f"{float(number):.3f}"

@@ -1,0 +1,103 @@
+"""Where attention goes, over the run and through the network: as a sum and per token.
+
+Both, because pads win sums by being 60 of 77, and the start token wins everything per token.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from interp import intervals
+from interp.chips import INK
+from interp.errors import InterpError
+from interp.plot.style import DASHES, PAGE, canvas, kinds, legend
+
+
+def mass_over_steps(run: xr.Dataset) -> Figure:
+    """Attention mass of each category over the steps, averaged over layers and heads.
+
+    Example:
+        >>> run = sd.run(prompts, seeds=range(4), record=ip.mass)
+        >>> plot.mass_over_steps(run.assign_coords(kind=("prompt", kinds)))
+
+    Left the sum over a category's tokens, right its mean per token on a log scale. Colours are
+    categories; kinds of prompts are dashes, in their order. Bands are 95 % intervals of the mean,
+    bootstrapped by `group`.
+
+    Args:
+        run: with `mass` and the coordinate `tokens`, as `Session.run` gives it; `kind` and `group`
+            on the prompts where they are known.
+
+    Raises:
+        InterpError: `mass` was not recorded.
+    """
+    return _over(run, "step")
+
+
+def mass_over_layers(run: xr.Dataset) -> Figure:
+    """The same over the cross-attention layers in the order in which they run, averaged over steps.
+
+    Example:
+        >>> plot.mass_over_layers(run)
+
+    Arguments, returns and errors as in `mass_over_steps`.
+    """
+    return _over(run, "layer")
+
+
+def _over(run: xr.Dataset, axis: str) -> Figure:
+    if "mass" not in run:
+        raise InterpError(
+            f"The attention mass over each {axis} was to be drawn.",
+            f"The dataset has {', '.join(map(str, run.data_vars)) or 'no variables'}.",
+            "Record it: sd.run(prompts, record=ip.mass).",
+        )
+    # Heads first: layers with more of them count no more than others.
+    keep = {"prompt", "seed", "category", axis}
+    mass = run.mass.mean("head")
+    mass = mass.mean([dim for dim in mass.dims if dim not in keep])
+    each = mass / run.tokens.where(run.tokens > 0)
+    groups = kinds(run)
+    with canvas(1, 2, PAGE, 2.4) as (figure, axes):
+        for ax, values, label in zip(
+            axes[0], (mass, each), ("attention mass", "attention mass per token"), strict=True
+        ):
+            for dash, chosen in zip(DASHES, groups.values(), strict=False):
+                _lines(ax, values.isel(prompt=chosen.values.nonzero()[0]), axis, dash)
+            ax.set_ylabel(label)
+            _ticks(ax, run, axis)
+        axes[0, 0].set_ylim(bottom=0)
+        axes[0, 1].set_yscale("log")
+        # Behind the four categories, what the dashes mean.
+        for dash, name in zip(DASHES, groups, strict=False):
+            if name:
+                axes[0, 0].add_line(Line2D([], [], color="black", linestyle=dash, label=name))
+        legend(figure, axes[0, 0], columns=4 + len(groups))
+    return figure
+
+
+def _lines(ax: Axes, values: xr.DataArray, axis: str, dash: object) -> None:
+    found = intervals.mean(values)
+    x = np.arange(found.sizes[axis])
+    for category, colour in INK.items():
+        line = found.sel(category=category)
+        if bool(line["mean"].isnull().all()):
+            continue  # 77-token prompts have no pads
+        known = category if dash == DASHES[0] else None
+        ax.plot(x, line["mean"].values, color=colour, linestyle=dash, label=known)
+        ax.fill_between(x, line.low.values, line.high.values, color=colour, alpha=0.18, linewidth=0)
+
+
+def _ticks(ax: Axes, run: xr.Dataset, axis: str) -> None:
+    if axis == "layer":
+        names = [str(name) for name in run.layer.values]
+        ax.set_xticks(range(len(names)), names, rotation=90)
+    else:
+        steps: Callable[[float, object], str] = lambda x, _: f"{x:g}"  # noqa: E731
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_formatter(steps)
+    ax.set_xlabel(axis)

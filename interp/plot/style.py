@@ -1,0 +1,141 @@
+"""How figures look, once: sizes of a paper's columns, and colours that mean the same everywhere.
+
+Settings hold while a figure is made or saved and are put back after, so a notebook's own style is
+left alone.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+#: Inches: one column and the full width of a two-column paper.
+COLUMN, PAGE = 3.35, 6.9
+
+KIND = "kind"
+KINDS = {"memorized": "#b2182b", "control": "#67a9cf"}
+DASHES = ("-", (0, (3, 1.5)), ":", "-.")
+
+STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "figure.dpi": 150,
+    "savefig.dpi": 300,
+    # Text stays text in a PDF, which journals ask for.
+    "pdf.fonttype": 42,
+}
+
+
+@contextmanager
+def canvas(
+    rows: int, columns: int, width: float, height: float, **share: Any
+) -> Iterator[tuple[Figure, np.ndarray]]:
+    """A figure in the toolkit's style and its axes, `[rows, columns]`, to draw on in the block.
+
+    Example:
+        >>> with canvas(1, 2, PAGE, 2.2, sharey=True) as (figure, axes):
+        ...     axes[0, 0].plot([0, 1])
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows,
+            columns,
+            figsize=(width, height),
+            squeeze=False,
+            layout="constrained",
+            **share,
+        )
+        # pyplot would keep it for ever, and a notebook would show it twice.
+        plt.close(figure)
+        yield figure, axes
+
+
+def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> tuple[Path, Path]:
+    """Write a figure as PDF and PNG (300 dpi) and return both paths.
+
+    Example:
+        >>> save(plot.roc(curve), "out/figures", "roc")
+
+    The folder is made if it is not there. Files hold no date: the same figure is the same file.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    pdf, png = target / f"{name}.pdf", target / f"{name}.png"
+    with plt.rc_context(STYLE):
+        figure.savefig(pdf, metadata={"CreationDate": None})
+        figure.savefig(png)
+    return pdf, png
+
+
+def kinds(data: xr.DataArray | xr.Dataset) -> dict[str, xr.DataArray]:
+    """For every kind of prompt, which prompts are of it; one nameless kind where none are named.
+
+    Example:
+        >>> list(kinds(run))
+        ['memorized', 'control']
+    """
+    if KIND not in data.coords:
+        return {"": xr.DataArray(np.ones(data.sizes["prompt"], bool), dims="prompt")}
+    named = data[KIND]
+    present = list(dict.fromkeys(named.values.tolist()))
+    order = [kind for kind in KINDS if kind in present]
+    return {kind: named == kind for kind in order + [k for k in present if k not in KINDS]}
+
+
+def colours(names: Iterable[str]) -> dict[str, Any]:
+    """A colour for every kind: its own for those that have one, and others beside them.
+
+    Example:
+        >>> colours(["memorized", "control"])["memorized"]
+        '#b2182b'
+    """
+    names = list(names)
+    if names == [""]:
+        return {"": "#555555"}
+    # Of seaborn's palette those that resemble neither of the two.
+    others = iter(np.array(sns.color_palette("colorblind"))[[2, 1, 4, 8, 5]].tolist())
+    return {name: KINDS[name] if name in KINDS else next(others, "#555555") for name in names}
+
+
+def panels(data: xr.DataArray | xr.Dataset) -> dict[str, xr.DataArray]:
+    """One panel for each variable, by name.
+
+    Example:
+        >>> list(panels(grid[["sscd", "clipscore"]]))
+        ['sscd', 'clipscore']
+    """
+    if isinstance(data, xr.DataArray):
+        return {str(data.name or ""): data}
+    return {str(name): data[name] for name in data.data_vars}
+
+
+def legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
+    """One legend below the figure, of everything labelled on these axes.
+
+    Example:
+        >>> legend(figure, axes[0, 0])
+    """
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(handles)))
