@@ -1,0 +1,67 @@
+"""How far an estimated causal map agrees with the exact one, and where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from scipy.stats import spearmanr
+
+from interp.errors import InterpError
+
+
+def agreement(exact: xr.Dataset, estimate: xr.Dataset, by: Sequence[str] = ()) -> xr.Dataset:
+    """The exact and the estimated change of the value in the same cells, and how well they rank.
+
+    Example:
+        >>> both = agreement(causal_trace(sd, a, patch), attribution_patching(sd, a, patch))
+        >>> both.spearman.item()
+        >>> agreement(exact, estimate, by=["layer"]).spearman       # where it fails
+
+    Estimates are summed over what the exact map patches together: categories always, heads and
+    sides where it has no such axis.
+
+    Args:
+        exact: of `causal_trace` on the clean trajectory, direction "necessary".
+        estimate: of `attribution_patching` with the same patches, prompts and seeds.
+        by: axes along which the correlation is taken separately.
+
+    Returns:
+        `exact` and `estimate` on the axes of the exact map, and `spearman` over their cells.
+
+    Raises:
+        InterpError: if the exact map is of another trajectory, or no cells are common.
+    """
+    if "step" not in exact.clean.dims or "direction" in exact.dims:
+        raise InterpError(
+            f"An exact map with axes {tuple(exact['value'].dims)} was to be compared.",
+            "Estimates are of patching single cells of the clean trajectory.",
+            "Trace with trajectory='clean' and direction='necessary', or select that direction.",
+        )
+    change = exact["value"] - exact.clean
+    # A layer without some head is NaN there, which a sum over heads must not turn into 0 elsewhere.
+    guessed = estimate.estimate.sum("category", skipna=False)
+    for axis in ("head", "side"):
+        if axis in guessed.dims and axis not in change.dims:
+            guessed = guessed.sum(axis, min_count=1)
+    change, guessed = xr.align(change, guessed, join="inner")
+    guessed = guessed.transpose(*change.dims)
+    if not change.size:
+        raise InterpError(
+            "An exact and an estimated map were to be compared.",
+            "They have no cell in common.",
+            "Make both with the same patches, prompts, seeds, layers and steps.",
+        )
+    rest = [dim for dim in change.dims if dim not in by]
+    rank = xr.apply_ufunc(_spearman, change, guessed, input_core_dims=[rest, rest], vectorize=True)
+    return xr.Dataset({"exact": change, "estimate": guessed, "spearman": rank})
+
+
+def _spearman(exact: np.ndarray, estimate: np.ndarray) -> float:
+    there = np.isfinite(exact) & np.isfinite(estimate)
+    a, b = exact[there], estimate[there]
+    # Cells that are all equal have no ranks.
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(spearmanr(a, b).statistic)

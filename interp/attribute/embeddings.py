@@ -1,0 +1,267 @@
+"""Attributions of the 77 embeddings: gradients, ablations and sampled Shapley values, by captum.
+
+Where categories are too coarse. All methods share one value, averaged over points of the clean
+trajectory, and one baseline; captum does the mathematics. Its grouped features give every element
+the value of its group, so that summing over channels, as its gradients want, would overcount: here
+each position has one number, however it was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import xarray as xr
+from captum.attr import (
+    FeatureAblation,
+    InputXGradient,
+    IntegratedGradients,
+    ShapleyValueSampling,
+)
+from einops import rearrange, reduce, repeat
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp import results
+from interp.attribute.patching import GRAPH
+from interp.attribute.players import Baseline, absent, baseline_name
+from interp.attribute.points import Points, chunks, clean_points, predict, rows_at_once
+from interp.attribute.values import NoiseValue, guidance, value_name
+from interp.errors import InterpError
+from interp.results import POSITION
+from interp.session import Session
+from interp.tokens import CATEGORIES, Prompt
+from interp.where import Steps
+
+Method = Literal["integrated_gradients", "gradient_x_input", "ablation", "shapley"]
+METHODS: tuple[str, ...] = get_args(Method)
+
+
+def tokens(
+    session: Session,
+    prompts: str | Prompt | Sequence[str | Prompt],
+    methods: Method | Sequence[Method] = METHODS,  # type: ignore[assignment]
+    baseline: Baseline = "zero",
+    *,
+    value: NoiseValue | None = None,
+    seeds: Sequence[int] = (0,),
+    steps: Steps = 0,
+    points: int = 32,
+    samples: int = 25,
+    sampling_seed: int = 0,
+) -> xr.Dataset:
+    """What each of the 77 embeddings contributes to a value of the noise predictions.
+
+    Example:
+        >>> found = tokens(sd, a, ["integrated_gradients", "ablation"], baseline=b, seeds=range(4))
+        >>> found.attribution.groupby("category").sum()
+
+    The value is the mean over the seeds and steps, on the clean trajectory.
+
+    Args:
+        session: pipeline and settings.
+        prompts: one or several, texts or encoded.
+        methods: "integrated_gradients" from the baseline to the prompt; "gradient_x_input", the
+            gradient times (prompt - baseline); "ablation", the value lost when one position becomes
+            the baseline; "shapley", sampled over orders of positions.
+        baseline: see `players.absent`.
+        value: `guidance()` by default.
+        seeds: as in `Session.run`.
+        steps: of the trajectory; the first alone by default, which needs no trajectory.
+        points: of integrated gradients' path.
+        samples: orders that "shapley" draws; each costs one row per position, seed and step.
+        sampling_seed: of those orders.
+
+    Returns:
+        `attribution(method, prompt, position)`, and the two ends `value(prompt)` and
+        `value_baseline(prompt)`, in units of the value. Integrated gradients and Shapley values sum
+        to their difference, the former up to the error of the path. `word` and `category` stand on
+        `(prompt, position)`.
+
+    Raises:
+        InterpError: for unknown methods, and values of anything but single noise predictions.
+
+    Source: Sundararajan et al. 2017 (integrated gradients), Castro et al. 2009 (sampling), as
+    implemented in captum.
+    """
+    chosen = [methods] if isinstance(methods, str) else list(methods)
+    value = guidance() if value is None else value
+    if not chosen or not set(chosen) <= set(METHODS) or not isinstance(value, NoiseValue):
+        raise InterpError(
+            f"Attributions of {value_name(value)} by {chosen} were asked for.",
+            f"Methods are {', '.join(METHODS)}, and values those of noise predictions.",
+            "Choose among them, with guidance() or noise_value(f).",
+        )
+    encoded = session._prompts(prompts)
+    found, ends = [], []
+    for prompt in tqdm(encoded, unit="prompt", disable=None):
+        start = absent(baseline, encoded, _held(prompt)).embeds(prompt, session.pipe).float()
+        game = _Game(session, clean_points(session, prompt, seeds, steps), value)
+        found.append(
+            [
+                _attribute(game, name, prompt, start, points, samples, sampling_seed)
+                for name in chosen
+            ]
+        )
+        with torch.no_grad():
+            ends.append(game(torch.stack([prompt.embeds.float(), start])).cpu().numpy())
+    data = xr.Dataset(
+        {
+            "attribution": (("prompt", "method", POSITION), np.array(found)),
+            "value": ("prompt", np.array(ends)[:, 0]),
+            "value_baseline": ("prompt", np.array(ends)[:, 1]),
+        },
+        coords={"method": chosen, **_positions(encoded)},
+    )
+    return results.stamp(
+        data.transpose("method", ...),
+        **session.provenance(),
+        method="tokens",
+        baseline=baseline_name(baseline),
+        value=value_name(value),
+        prompts=[prompt.text for prompt in encoded],
+        seeds=list(seeds),
+        path_points=points,
+        samples=samples,
+        sampling_seed=sampling_seed,
+    )
+
+
+def significance(
+    session: Session,
+    prompts: str | Prompt | Sequence[str | Prompt],
+    *,
+    seeds: Sequence[int] = (0,),
+    steps: Steps | str = "all",
+) -> xr.Dataset:
+    """Wen et al.'s token significance: how strongly the guidance depends on each embedding.
+
+    Example:
+        >>> significance(sd, a, seeds=range(4)).significance.mean("step").sel(position=slice(1, 7))
+
+    `sig_i = | d mean over seeds of |eps_c - eps_u| / d e_i |`, for the embeddings that the UNet is
+    given, at every step of the clean trajectory. A size, not a share: it has no sign and no sum.
+
+    Returns:
+        `significance(prompt, step, position)`, with `word` and `category` of every position.
+
+    Source: Wen et al., ICLR 2024 (arXiv 2407.21720), section 4.2. Their code puts the conditional
+    row first, where its own sampler expects the unconditional one, and so takes every step after
+    the first on a trajectory of negative guidance; it takes one norm over a batch of n images, and
+    averages over 2n rows a gradient that only the last of them has. Here each image has its own
+    norm, and all of them their share of the gradient.
+    """
+    encoded = session._prompts(prompts)
+    found = []
+    for prompt in tqdm(encoded, unit="prompt", disable=None):
+        points = clean_points(session, prompt, seeds, steps)  # type: ignore[arg-type]
+        norms = torch.zeros(len(points.steps), len(prompt.embeds))
+        for column, step in enumerate(points.steps):
+            rows = [row for row, of in enumerate(points.step) if of == step]
+            gradient = _gradient(session, points[rows], prompt.embeds)
+            norms[column] = torch.linalg.vector_norm(gradient, dim=-1)
+        found.append(norms.numpy())
+    data = xr.Dataset(
+        {"significance": (("prompt", "step", POSITION), np.stack(found))},
+        coords={"step": list(points.steps), **_positions(encoded)},
+    )
+    return results.stamp(
+        data,
+        **session.provenance(),
+        method="significance",
+        prompts=[prompt.text for prompt in encoded],
+        seeds=list(seeds),
+    )
+
+
+class _Game:
+    """The value as a function of the conditional embeddings, averaged over points."""
+
+    def __init__(self, session: Session, points: Points, value: NoiseValue) -> None:
+        self.session, self.points, self.value = session, points, value
+
+    def __call__(self, embeds: Float[Tensor, "row position channel"]) -> Float[Tensor, " row"]:
+        most = rows_at_once(self.session)
+        most = max(1, most // GRAPH) if embeds.requires_grad else most
+        at_once = max(1, most // len(self.points))
+        parts = [self._mean(embeds[list(rows)]) for rows in chunks(len(embeds), at_once)]
+        return torch.cat(parts)
+
+    def _mean(self, embeds: Tensor) -> Tensor:
+        count, points = len(embeds), self.points
+        text = repeat(embeds, "row ... -> (row point) ...", point=len(points))
+        eps_c = predict(self.session, points, text, copies=count)
+        eps_u = repeat(points.eps_u, "point ... -> (row point) ...", row=count)
+        return reduce(self.value.at(eps_c, eps_u), "(row point) -> row", "mean", row=count)
+
+
+def _attribute(
+    game: Callable[[Tensor], Tensor],
+    method: str,
+    prompt: Prompt,
+    baseline: Float[Tensor, "position channel"],
+    points: int,
+    samples: int,
+    seed: int,
+) -> np.ndarray:
+    """One number for each position."""
+    embeds = rearrange(prompt.embeds.float(), "position channel -> 1 position channel")
+    base = rearrange(baseline, "position channel -> 1 position channel")
+    place = torch.arange(embeds.shape[1], device=embeds.device)
+    mask = rearrange(place, "position -> 1 position 1").expand_as(embeds)
+    if method == "integrated_gradients":
+        parts = IntegratedGradients(game).attribute(embeds, base, n_steps=points)
+        return _summed(parts)
+    if method == "gradient_x_input":
+        # Captum's has no baseline: the difference is the input instead.
+        shifted = InputXGradient(lambda difference: game(base + difference))
+        return _summed(shifted.attribute((embeds - base).requires_grad_()))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        # Captum draws orders from the global generator, which is given back as it was.
+        torch.manual_seed(seed)
+        if method == "ablation":
+            grouped = FeatureAblation(game).attribute(
+                embeds, base, feature_mask=mask, perturbations_per_eval=16
+            )
+        else:
+            grouped = ShapleyValueSampling(game).attribute(
+                embeds, base, feature_mask=mask, n_samples=samples, perturbations_per_eval=16
+            )
+    return grouped[0, :, 0].cpu().numpy()
+
+
+def _gradient(
+    session: Session, points: Points, embeds: Float[Tensor, "position channel"]
+) -> Float[Tensor, "position channel"]:
+    """Gradient of the mean norm of the guidance over points that share one embedding."""
+    leaf = embeds.detach().clone().float().requires_grad_()
+    total = torch.zeros_like(leaf)
+    for rows in chunks(len(points), max(1, rows_at_once(session) // GRAPH)):
+        part = points[rows]
+        with torch.enable_grad():
+            norms = guidance().at(predict(session, part, leaf), part.eps_u)
+        total += torch.autograd.grad(norms.sum(), leaf)[0]
+    return (total / len(points)).cpu()
+
+
+def _summed(parts: Float[Tensor, "1 position channel"]) -> np.ndarray:
+    return reduce(parts.detach(), "1 position channel -> position", "sum").cpu().numpy()
+
+
+def _held(prompt: Prompt) -> list[str]:
+    return [name for name in CATEGORIES if prompt.counts[name]]
+
+
+def _positions(prompts: Sequence[Prompt]) -> dict[str, object]:
+    """What stands at the positions."""
+    names = [[CATEGORIES[code] for code in prompt.category.tolist()] for prompt in prompts]
+    return {
+        "prompt": range(len(prompts)),
+        "text": ("prompt", [prompt.text for prompt in prompts]),
+        POSITION: range(len(prompts[0].ids)),
+        "word": (("prompt", POSITION), [list(prompt.words) for prompt in prompts]),
+        "category": (("prompt", POSITION), names),
+    }
