@@ -5,7 +5,7 @@
         pipe("Antique Church Poster in Berlin").images[0]
 """
 
-from interp import detect, metrics, mitigations, paper
+from interp import attribute, detect, metrics, mitigations, paper
 from interp.attach import Attached, attach
 from interp.composition import Patch
 from interp.donors import as_dataset, as_prompts
@@ -37,6 +37,7 @@ __all__ = [
     "as_dataset",
     "as_prompts",
     "attach",
+    "attribute",
     "categories",
     "copy",
     "detect",
