@@ -1,4 +1,4 @@
-"""How widely attention is spread: on ordinary prompts it gathers on the start token, late in the run.
+"""How widely attention is spread: on ordinary prompts it ends gathered on the start token.
 
 Reads the attention of the conditional rows only, averaged over queries. Not invariant to the length
 of the prompt (many pads share what is left), so compare prompts with controls of like lengths.
@@ -39,8 +39,8 @@ def early_entropy(trace: xr.Dataset, layer: str | None = None) -> xr.DataArray:
 
     Args:
         trace: with `token_mass` recorded.
-        layer: None is the last cross-attention layer of `down.1`: their layer 3 (`down.1.1`) in SD 1
-            and 2, and the layer of the same resolution elsewhere.
+        layer: None is the last cross-attention layer of `down.1`: their layer 3 (`down.1.1`) in
+            SD 1 and 2, and the layer of the same resolution elsewhere.
 
     Source: Ren et al., "Unveiling and Mitigating Memorization in Text-to-Image Diffusion Models
     through Cross Attention", ECCV 2024, section 4.2. The official code takes the logarithm of
@@ -92,10 +92,11 @@ def late_entropy(trace: xr.Dataset, last: int | None = None) -> xr.DataArray:
             "Trace more steps, or give last= a smaller number.",
         )
     whole = nats.sum(POSITION)
-    behind = nats.where(trace.kind.isin(["eot", "pad"]), 0).sum(POSITION)
-    end = slice(-last, None)
-    gained = behind.isel(step=end).mean("step") - behind.isel(step=0, drop=True)
-    return (whole.isel(step=end).mean("step") + gained).rename("late_entropy")
+    end = trace.tokens.sel(category=["sot", "prompt"]).sum("category")
+    behind = nats.where(nats[POSITION] >= end, 0).sum(POSITION)
+    late = {"step": slice(-last, None)}
+    gained = behind.isel(late).mean("step") - behind.isel(step=0, drop=True)
+    return (whole.isel(late).mean("step") + gained).rename("late_entropy")
 
 
 def _attention(trace: xr.Dataset, detector: str) -> xr.DataArray:

@@ -42,7 +42,7 @@ def guidance(trace: xr.Dataset, detector: str) -> xr.DataArray:
     """What the prompt adds to the noise prediction: `eps_c - eps_u`.
 
     Example:
-        >>> guidance(trace, "guidance_norm")      # (prompt, seed, step, channel, latent_y, latent_x)
+        >>> guidance(trace, "guidance_norm")     # (prompt, seed, step, channel, latent_y, latent_x)
     """
     return variable(trace, "eps_c", detector) - variable(trace, "eps_u", detector)
 

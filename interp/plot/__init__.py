@@ -4,8 +4,8 @@
     plot.save(figure, "out", "mass_over_steps")                    # PDF and PNG
 
 What figures know about prompts are coordinates on the axis `prompt`, all of them optional: `kind`
-("memorized" or "control"), `group` (the training image, by which intervals are drawn), `views` (how
-often that image was shown) and `length` (of the prompt, in tokens). Nothing is ever shown by itself.
+("memorized" or "control"), `group` (the training image, by which intervals are bootstrapped),
+`views` (how often that image was shown) and `length` (of the prompt, in tokens).
 """
 
 from interp.plot.ablation import ablation

@@ -51,6 +51,7 @@ def ablation(
             _bars(ax, values, groups)
             _diamonds(ax, published.get(name, {}), patches, len(groups))
             ax.set_xlabel(name)
+            ax.margins(y=0.02)
         axes[0, 0].set_yticks(range(len(patches)), patches)
         axes[0, 0].invert_yaxis()  # shared by all panels
         fullest = max(axes[0], key=lambda ax: len(ax.get_legend_handles_labels()[0]))
@@ -76,7 +77,7 @@ def _diamonds(ax: Axes, paper: Paper, patches: list[str], groups: int) -> None:
     if not known:
         return
     at = [patches.index(patch) + _offset(0, groups) for patch in known]
-    look = {"markersize": 4, "color": "black", "markerfacecolor": "white", "linestyle": "none"}
+    look = {"markersize": 3, "color": "black", "markerfacecolor": "white", "linestyle": "none"}
     ax.plot(list(known.values()), at, "D", label="published", zorder=3, **look)
 
 

@@ -54,7 +54,7 @@ def _against(data: xr.DataArray | xr.Dataset, axis: str, label: str) -> Figure:
             for kind, colour in colours(groups).items():
                 of = values.isel(prompt=groups[kind].values.nonzero()[0])
                 x = of[axis].values
-                ax.plot(x, of.mean(over).values, ".", color=colour, alpha=0.25, markersize=3)
+                ax.plot(x, of.mean(over).values, ".", color=colour, alpha=0.35, markersize=4)
                 levels = np.unique(x)
                 means = [
                     intervals.mean(of.isel(prompt=np.flatnonzero(x == level))) for level in levels
@@ -62,12 +62,16 @@ def _against(data: xr.DataArray | xr.Dataset, axis: str, label: str) -> Figure:
                 found = xr.concat(means, axis)
                 centre = found["mean"].values
                 ends = np.stack([centre - found.low.values, found.high.values - centre])
-                whiskers = {"elinewidth": 0.8, "capsize": 1.5, "marker": "o", "zorder": 3}
+                whiskers = {"elinewidth": 0.8, "capsize": 1.5, "marker": "o", "markersize": 3}
                 ends = np.clip(ends, 0, None)
                 ax.errorbar(levels, centre, ends, color=colour, label=kind or None, **whiskers)
             if axis == "views":
                 never = bool((values[axis] == 0).any())
-                scale = {"value": "symlog", "linthresh": 1} if never else {"value": "log"}
+                scale = (
+                    {"value": "symlog", "linthresh": 1, "linscale": 0.4}
+                    if never
+                    else {"value": "log"}
+                )
                 ax.set_xscale(**scale)
                 ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             ax.set(xlabel=label, ylabel=name)

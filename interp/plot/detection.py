@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from interp.errors import InterpError
-from interp.plot.style import COLUMN, KIND, PAGE, canvas, colours, kinds, panels
+from interp.plot.style import COLUMN, KIND, PAGE, canvas, colours, kinds, legend, panels
 
 
 def roc(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
@@ -21,24 +21,25 @@ def roc(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
             more would hide each other; the legend has every area's interval.
     """
     named = {"": curves} if isinstance(curves, xr.Dataset) else dict(curves)
-    with canvas(1, 1, COLUMN, COLUMN) as (figure, axes):
+    with canvas(1, 1, COLUMN, COLUMN - 0.2 + 0.15 * len(named)) as (figure, axes):
         ax = axes[0, 0]
         ax.plot([0, 1], [0, 1], color="#bbbbbb", linestyle=":", linewidth=0.8)
         palette = sns.color_palette("colorblind", len(named))
         for (name, curve), colour in zip(named.items(), palette, strict=True):
+            at = curve.sel(fpr=0.01, method="nearest")
             label = f"{name}: " if name else ""
             label += f"AUC {_three(curve.auc)} [{_three(curve.auc_low)}, {_three(curve.auc_high)}]"
+            label += f", TPR@1% {float(at.tpr):.2f}"
             steps = {"drawstyle": "steps-post", "color": colour}
             ax.plot(curve.fpr, curve.tpr, label=label, **steps)
             if len(named) <= 2:
                 band = {"step": "post", "color": colour, "alpha": 0.18, "linewidth": 0}
                 ax.fill_between(curve.fpr, curve.tpr_low, curve.tpr_high, **band)
-            at = curve.sel(fpr=0.01, method="nearest")
             ax.plot(at.fpr, at.tpr, "o", color=colour, clip_on=False)
         ax.set(xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="false positive rate")
         ax.set_ylabel("true positive rate")
         ax.set_aspect("equal")
-        ax.legend(loc="lower right")
+        legend(figure, ax, columns=1)
     return figure
 
 

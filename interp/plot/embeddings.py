@@ -38,7 +38,9 @@ def pad_similarity(prompts: Paddings) -> Figure:
                 eot = vectors[prompt.e]
                 lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(eot)
                 # A zeroed embedding has no direction, and is like nothing.
-                cosine = np.divide(vectors @ eot, lengths, out=np.zeros(len(vectors)), where=lengths > 0)
+                cosine = np.divide(
+                    vectors @ eot, lengths, out=np.zeros(len(vectors)), where=lengths > 0
+                )
                 x = np.arange(len(cosine)) - prompt.e
                 ax.plot(x, cosine, color="#cccccc", linewidth=0.5, alpha=alpha, zorder=1)
                 for code, category in enumerate(CATEGORIES):

@@ -3,13 +3,12 @@
 Both, because pads win sums by being 60 of 77, and the start token wins everything per token.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from interp import intervals
 from interp.chips import INK
@@ -61,7 +60,7 @@ def _over(run: xr.Dataset, axis: str) -> Figure:
     mass = run.mass.mean("head")
     mass = mass.mean([dim for dim in mass.dims if dim not in keep])
     each = mass / run.tokens.where(run.tokens > 0)
-    groups = kinds(run)
+    groups = kinds(run.mass)
     with canvas(1, 2, PAGE, 2.4) as (figure, axes):
         for ax, values, label in zip(
             axes[0], (mass, each), ("attention mass", "attention mass per token"), strict=True
@@ -72,6 +71,7 @@ def _over(run: xr.Dataset, axis: str) -> Figure:
             _ticks(ax, run, axis)
         axes[0, 0].set_ylim(bottom=0)
         axes[0, 1].set_yscale("log")
+        axes[0, 1].set_ylim(top=1)
         # Behind the four categories, what the dashes mean.
         for dash, name in zip(DASHES, groups, strict=False):
             if name:
@@ -97,7 +97,5 @@ def _ticks(ax: Axes, run: xr.Dataset, axis: str) -> None:
         names = [str(name) for name in run.layer.values]
         ax.set_xticks(range(len(names)), names, rotation=90)
     else:
-        steps: Callable[[float, object], str] = lambda x, _: f"{x:g}"  # noqa: E731
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.xaxis.set_major_formatter(steps)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel(axis)

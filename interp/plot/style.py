@@ -138,4 +138,5 @@ def legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
     """
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(handles)))
+        columns = min(columns, len(handles))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
