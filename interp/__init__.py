@@ -5,7 +5,7 @@
         pipe("Antique Church Poster in Berlin").images[0]
 """
 
-from interp import attribute, detect, metrics, mitigations, paper
+from interp import attribute, detect, metrics, mitigations, paper, plot
 from interp.attach import Attached, attach
 from interp.composition import Patch
 from interp.donors import as_dataset, as_prompts
@@ -53,6 +53,7 @@ __all__ = [
     "noise",
     "open",
     "paper",
+    "plot",
     "provenance",
     "read_prompts",
     "record",
