@@ -1,4 +1,4 @@
-"""Detectors: each against its published definition, worked out from what plain diffusers computes."""
+"""Detectors: each against its published definition, from what plain diffusers computes."""
 
 from types import SimpleNamespace
 

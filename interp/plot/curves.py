@@ -66,13 +66,10 @@ def _against(data: xr.DataArray | xr.Dataset, axis: str, label: str) -> Figure:
                 ends = np.clip(ends, 0, None)
                 ax.errorbar(levels, centre, ends, color=colour, label=kind or None, **whiskers)
             if axis == "views":
+                # A logarithmic axis has no 0, where controls stand.
                 never = bool((values[axis] == 0).any())
-                scale = (
-                    {"value": "symlog", "linthresh": 1, "linscale": 0.4}
-                    if never
-                    else {"value": "log"}
-                )
-                ax.set_xscale(**scale)
+                zero = {"linthresh": 1, "linscale": 0.4} if never else {}
+                ax.set_xscale("symlog" if never else "log", **zero)
                 ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             ax.set(xlabel=label, ylabel=name)
         legend(figure, axes[0, 0])
