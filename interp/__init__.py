@@ -1,8 +1,8 @@
 """Why does Stable Diffusion regurgitate this image? Record, patch and measure its text embeddings.
 
-    import interp as ip
-    with ip.zero("pad", fraction=0.7).on(pipe):
-        pipe("Antique Church Poster in Berlin").images[0]
+import interp as ip
+with ip.zero("pad", fraction=0.7).on(pipe):
+    pipe("Antique Church Poster in Berlin").images[0]
 """
 
 from interp import attribute, detect, metrics, mitigations, paper, plot
@@ -19,6 +19,7 @@ from interp.recorders import Recorder, entropy, maps, mass, token_mass
 from interp.results import open, provenance, save
 from interp.session import Rewrite, Session
 from interp.sites import Site, select, sites
+from interp.sweep import sweep
 from interp.tokens import CATEGORIES, Prompt, categories
 from interp.where import Where
 
@@ -63,6 +64,7 @@ __all__ = [
     "select",
     "sites",
     "swap",
+    "sweep",
     "token_mass",
     "zero",
 ]

@@ -25,6 +25,8 @@ class Metric(ABC):
     name: str
     #: True where a larger value means that the images are more alike.
     larger_is_closer: bool
+    #: What the second argument is: a reference "image", the "prompt", or groups of "seeds".
+    against: str = "image"
 
     @abstractmethod
     def __call__(self, images: Images, reference: Any) -> Float[Tensor, " n"]:

@@ -43,6 +43,7 @@ class CLIPScore(Metric):
 
     name = "clipscore"
     larger_is_closer = True
+    against = "prompt"
 
     def __init__(
         self, folder: str | Path, device: str | torch.device = "cpu", batch_size: int = 32
@@ -67,6 +68,10 @@ class CLIPScore(Metric):
         self.device, self.batch_size = torch.device(device), batch_size
         self.image_size: int = self._model.config.vision_config.image_size
         self.mean, self.std = self._normalisation()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Other processes load the folder, rather than being sent the weights with every task.
+        return type(self), (self.folder.resolve(), str(self.device), self.batch_size)
 
     def _normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         path = self.folder / "preprocessor_config.json"

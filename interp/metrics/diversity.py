@@ -6,7 +6,7 @@ hand: the one measure of memorization that needs no reference.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,7 @@ class Diversity:
 
     metric: Metric
     reduce: Literal["median", "mean"] = "median"
+    against: ClassVar[str] = "seeds"
 
     @property
     def name(self) -> str:

@@ -123,6 +123,11 @@ class SSCD(Metric):
             ) from cause
         self.preprocess, self.device, self.batch_size = preprocess, torch.device(device), batch_size
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # TorchScript can not be sent to other processes: they load the file.
+        made = (self.path.resolve(), self.preprocess, str(self.device), self.batch_size)
+        return type(self), made
+
     @torch.no_grad()
     def descriptors(self, images: Images) -> Float[Tensor, "n d"]:
         """Return one L2-normalised float32 descriptor per image, on the CPU."""

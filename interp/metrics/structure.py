@@ -89,6 +89,10 @@ class LPIPS(Metric):
             digest.update(key.encode() + value.cpu().numpy().tobytes())
         self.sha256 = digest.hexdigest()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Other processes load the weights, rather than being sent them with every task.
+        return type(self), (self.net, self.size, str(self.device))
+
     @torch.no_grad()
     def __call__(self, images: Images, reference: Images) -> Float[Tensor, " n"]:
         a, b = aligned(images, reference)
