@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attach import Attached, attach
+from interp.chips import listed
 from interp.encoding import repad as repadded
 from interp.errors import InterpError
 from interp.operations import Mask, Operation
@@ -42,6 +43,11 @@ class Patch:
 
     def __repr__(self) -> str:
         return " & ".join(map(repr, self.operations)) or "Patch()"
+
+    def _repr_html_(self) -> str:
+        if not self.operations:
+            return "<code>Patch()</code> changes nothing"
+        return listed([(operation.categories, repr(operation)) for operation in self.operations])
 
     @property
     def edits_embeddings(self) -> bool:

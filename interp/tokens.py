@@ -127,7 +127,8 @@ class Prompt:
                 "Each must describe the same positions.",
                 "Take ids, words, categories and embeddings from one encoding.",
             )
-        if not bool(torch.isfinite(self.embeds.detach()).all()):
+        given = [part for part in (self.embeds, self.pooled) if part is not None]
+        if not all(bool(torch.isfinite(part.detach()).all()) for part in given):
             raise InterpError(
                 f"The prompt {self.text!r} was given embeddings that are not all finite.",
                 "They hold NaN or infinity.",

@@ -56,6 +56,7 @@ def test_ids_without_an_end_are_refused() -> None:
         ("goat", 1),
         ("a photo of a goat!", 6),
         ("a <|endoftext|> goat", 3),
+        ("a <|startoftext|> goat", 3),
         ("goat <|endoftext|>", 2),
         (" ".join(["goat"] * 75), 75),
         ("café's 3 naïve goats", None),
@@ -169,9 +170,16 @@ def test_html_shows_a_chip_per_token_and_folds_pads(sd1) -> None:
     (prompt,) = encode(sd1, "a <b> goat")
     html = prompt._repr_html_()
     assert "goat" in html
-    assert "<b>" not in html
-    assert "&lt;b" in html or "&lt;" in html
+    assert "&lt;" in html
     assert f"&times; {prompt.counts['pad']}" in html
+
+
+def test_html_is_escaped(sd1) -> None:
+    (prompt,) = encode(sd1, "goat")
+    evil = "<script>alert('goat')</script>"
+    shown = dataclasses.replace(prompt, words=(evil,) * 77, truncated=evil)._repr_html_()
+    assert "<script" not in shown
+    assert shown.count("&lt;script&gt;") == 5  # sot, goat, eot, the pads as one, and what was cut
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -181,6 +189,8 @@ def test_embeddings_that_are_not_finite_are_refused(sd1, bad: float) -> None:
     broken[3, 5] = bad
     with pytest.raises(InterpError, match="not all finite"):
         dataclasses.replace(prompt, embeds=broken)
+    with pytest.raises(InterpError, match="not all finite"):
+        dataclasses.replace(prompt, pooled=torch.tensor([0.0, bad]))
 
 
 def test_a_prompt_of_unequal_lengths_is_refused(sd1) -> None:
