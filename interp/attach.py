@@ -7,16 +7,16 @@ pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from interp.board import Edit, board
 from interp.encoding import repad
 from interp.errors import InterpError
-from interp.hooks import Hooks, Watch, refuse
+from interp.hooks import Hooks, Watch, hookable
 from interp.operations import Operation
-from interp.sites import Site, sites
+from interp.sites import Site
 from interp.tokens import Prompt
 
 
@@ -49,8 +49,7 @@ class Attached:
         guided: bool | None,
         strict: bool,
     ) -> None:
-        layers = sites(pipe.unet)
-        refuse(pipe, layers)
+        layers = hookable(pipe)
         self.pipe, self.strict = pipe, strict
         patches = [everyone] if worlds is None else [patch for _, patch in worlds]
         self._patches = [() if patch is None else patch.operations for patch in patches]
@@ -82,15 +81,11 @@ class Attached:
             InterpError: if the UNet ran and an operation touched nothing (unless `check=False`).
         """
         self._hooks.close()
-        missed = [o for o in self.operations if o not in self.touched and not o.idle]
-        if check and self.strict and self.watch.run >= 0 and missed:
+        check = check and self.strict and self.watch.run >= 0
+        if check:
             self.strict = False
-            raise InterpError(
-                f"{' & '.join(map(repr, missed))} was on a pipeline while it ran.",
-                f"It touched nothing in {self.watch.run + 1} runs, the last of "
-                f"{self.watch.step + 1} steps: no row has such positions where it applies.",
-                "Check steps, layers, rows and categories, or pass strict=False.",
-            )
+            ran = f"{self.watch.run + 1} runs, the last of {self.watch.step + 1} steps"
+            must_touch(self.operations, self.touched, ran)
 
     def edits(self, site: Site) -> list[tuple[Edit, ...]]:
         """The operations on every row of the batch, at this layer in this step.
@@ -127,6 +122,24 @@ class Attached:
             self._again = {old: made for old, made in self._again.items() if old[0] == key[0]}
             self._again[key] = repad(self.pipe, prompt, token)
         return self._again[key]
+
+
+def must_touch(operations: Iterable[Operation], touched: Set[Operation], ran: str) -> None:
+    """Raise if one of the operations, unless it was asked to touch nothing, is not among `touched`.
+
+    Example:
+        >>> must_touch(zero("pad", steps=99).operations, set(), "1 runs of 50 steps")
+
+    Raises:
+        InterpError: naming them.
+    """
+    missed = [o for o in operations if o not in touched and not o.idle]
+    if missed:
+        raise InterpError(
+            f"{' & '.join(map(repr, missed))} was on a pipeline while it ran.",
+            f"It touched nothing in {ran}: no row has such positions where it applies.",
+            "Check steps, layers, rows and categories; patch.on(pipe, strict=False) allows it.",
+        )
 
 
 @contextmanager

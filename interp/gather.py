@@ -62,7 +62,8 @@ def gather(
         seeds: labels of the images of each prompt; None numbers them.
 
     Raises:
-        InterpError: if nothing was kept, timesteps differ, or seeds are not as many as images.
+        InterpError: if nothing was kept, timesteps differ, seeds are not as many as images, or
+            something recorded is NaN.
     """
     if not any(run.values for run in runs):
         raise InterpError(
@@ -168,6 +169,13 @@ def _arrays(
     uncond = np.full_like(cond, np.nan) if has_uncond else None
     for rows, (prompt, image), step, site, values, first in kept:
         numbers = values.float().cpu().numpy()
+        if np.isnan(numbers).any():
+            raise InterpError(
+                f"{name} of layer {site.name} was recorded in step {step}.",
+                "It holds NaN, because a number before it overflowed; in a dataset NaN would read "
+                "as a head that is not there.",
+                "Run the model in float32 or bfloat16, or patch more gently.",
+            )
         at = (prompt, image, step_place[step], layer_place[site], slice(site.heads))
         cond[at] = numbers[rows.uncond - first :]
         if uncond is not None and rows.uncond and first == 0:
@@ -191,9 +199,7 @@ def _of_layers(runs: Sequence[Run], layers: Sequence[Site]) -> dict[str, Any]:
     }
 
 
-def _of_prompts(
-    prompts: Sequence[tuple[Prompt, Prompt | None]], positions: bool
-) -> dict[str, Any]:
+def _of_prompts(prompts: Sequence[tuple[Prompt, Prompt | None]], positions: bool) -> dict[str, Any]:
     cond = [prompt for prompt, _ in prompts]
     coords: dict[str, Any] = {
         "category": list(CATEGORIES),

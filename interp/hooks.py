@@ -17,6 +17,9 @@ from diffusers.models.attention_processor import (
     Attention,
     AttnAddedKVProcessor,
     AttnAddedKVProcessor2_0,
+    CustomDiffusionAttnProcessor,
+    CustomDiffusionAttnProcessor2_0,
+    CustomDiffusionXFormersAttnProcessor,
     FusedAttnProcessor2_0,
     SlicedAttnAddedKVProcessor,
     XFormersAttnAddedKVProcessor,
@@ -26,7 +29,7 @@ from torch import Tensor, nn
 from interp.encoding import ASIDE, encoders
 from interp.errors import InterpError
 from interp.rows import Heard, Rows, from_heard, from_tokens
-from interp.sites import Site
+from interp.sites import Site, sites
 from interp.tokens import Prompt
 
 ADDED = (
@@ -34,6 +37,11 @@ ADDED = (
     AttnAddedKVProcessor2_0,
     SlicedAttnAddedKVProcessor,
     XFormersAttnAddedKVProcessor,
+)
+CUSTOM = (
+    CustomDiffusionAttnProcessor,
+    CustomDiffusionAttnProcessor2_0,
+    CustomDiffusionXFormersAttnProcessor,
 )
 
 
@@ -65,26 +73,27 @@ def is_fused(attention: Attention) -> bool:
     return isinstance(attention.processor, FusedAttnProcessor2_0)
 
 
-def refuse(pipe: Any, layers: Sequence[Site]) -> None:
-    """Raise if hooks on this pipeline would be ignored, or would mean something else.
+def hookable(pipe: Any) -> tuple[Site, ...]:
+    """The cross-attention layers, or an error if hooks on them would be ignored or mislead.
 
     Example:
-        >>> refuse(pipe, sites(pipe.unet))
+        >>> [site.name for site in hookable(pipe)]
+        ['down.0.0', 'down.0.1', ..., 'up.3.2']
 
     Raises:
-        InterpError: for a compiled UNet, added key-value processors, normalised queries or keys,
-            and pipelines whose batches are not [unconditional..., conditional...].
+        InterpError: for a compiled UNet, processors that attend to more than the text or project it
+            themselves, normalised queries or keys, and pipelines whose batches are not
+            [unconditional..., conditional...].
     """
     unet = pipe.unet
-    compiled = hasattr(unet, "_orig_mod") or any(
-        module._compiled_call_impl is not None for module in unet.modules()
-    )
-    if compiled:
+    # A whole UNet or one block, wrapped by torch.compile(module) or in place by module.compile().
+    if any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in unet.modules()):
         raise InterpError(
             f"Hooks on the UNet of a {type(pipe).__name__} were asked for.",
             "It is compiled, and torch silently ignores hooks that are added after compiling.",
             "Use the pipeline before torch.compile (unet._orig_mod is the original module).",
         )
+    layers = sites(unet)
     for site in layers:
         attention = unet.get_submodule(site.path)
         if isinstance(attention.processor, ADDED):
@@ -93,6 +102,13 @@ def refuse(pipe: Any, layers: Sequence[Site]) -> None:
                 f"Its {type(attention.processor).__name__} attends to text and image at once, so "
                 "attention to text alone does not sum to 1.",
                 "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
+            )
+        if isinstance(attention.processor, CUSTOM):
+            raise InterpError(
+                f"Layer {site.name} was to be hooked.",
+                f"Its {type(attention.processor).__name__} has key and value projections of its "
+                "own, beside those of the layer.",
+                "Use the model without Custom Diffusion weights.",
             )
         norms = ("norm_q", "norm_k", "norm_cross", "group_norm", "spatial_norm")
         present = [name for name in norms if getattr(attention, name, None)]
@@ -108,6 +124,7 @@ def refuse(pipe: Any, layers: Sequence[Site]) -> None:
             "Its batches are not [unconditional..., conditional...].",
             "Use a pipeline with plain classifier-free guidance.",
         )
+    return layers
 
 
 class Watch:

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from interp.board import BOARDS
 from interp.errors import InterpError
 from interp.gather import Run, gather
-from interp.hooks import Hooks, Watch, is_fused, refuse
-from interp.recorders import Recorder, Seen, mass
+from interp.hooks import Hooks, Watch, hookable, is_fused
+from interp.recorders import Recorder, Seen, distinct, mass
 from interp.results import describe, stamp
 from interp.rows import Rows
 from interp.serialise import dump
-from interp.sites import Selector, Site, select, sites
+from interp.sites import Selector, Site, select
 from interp.tokens import Prompt
 
 CHUNK = 2**24
@@ -55,8 +55,7 @@ class Log:
         hooks: Hooks,
         watch: Watch,
     ) -> None:
-        every = sites(pipe.unet)
-        refuse(pipe, every)
+        every = hookable(pipe)
         chosen = select(every, layers)
         self.pipe, self.recorders, self.uncond, self.budget = pipe, recorders, uncond, budget
         self.wanted: dict[Site, list[Recorder]] = {}
@@ -226,14 +225,15 @@ def record(
         budget: bytes that the record may take.
 
     Raises:
-        InterpError: for pipelines that can not be recorded, unknown prompts, a record that would
-            exceed the budget.
+        InterpError: for pipelines that can not be recorded, unknown prompts, recorders of one name,
+            a record that would exceed the budget.
     """
     given = [tokens] if isinstance(tokens, Prompt) else tokens
     other = [negative] if isinstance(negative, Prompt) else negative
+    chosen = distinct(recorders or (mass,))
     with Hooks() as hooks:
         watch = Watch(pipe, hooks, given, other, guided)
-        yield Log(pipe, recorders or (mass,), layers, uncond, budget, hooks, watch)
+        yield Log(pipe, chosen, layers, uncond, budget, hooks, watch)
 
 
 def probabilities(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from einops import einsum, rearrange, reduce
@@ -152,6 +152,33 @@ class Maps:
             maps = functional.interpolate(maps, self.size, mode="bilinear", antialias=True)
         heads = seen.site.heads
         return rearrange(maps, "row (head key) y x -> row head key y x", head=heads)
+
+
+def distinct(recorders: Sequence[Any]) -> tuple[Recorder, ...]:
+    """The recorders, or an error where one is none or two would write to one variable.
+
+    Example:
+        >>> distinct((mass, entropy))
+
+    Raises:
+        InterpError: for what is no recorder, and for two of one name.
+    """
+    for recorder in recorders:
+        if not isinstance(recorder, Recorder):
+            raise InterpError(
+                f"{recorder!r} was given as a recorder.",
+                "Recorders are mass, entropy, token_mass, and what maps(...) returns.",
+                "Pass one of them; maps must be called: maps(layers='up.1').",
+            )
+    names = [recorder.name for recorder in recorders]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InterpError(
+            f"The recorders {', '.join(names)} were given.",
+            f"Several would write the variable {', '.join(twice)}.",
+            "Record them in blocks of their own: with record(...) as a, record(...) as b.",
+        )
+    return tuple(recorders)
 
 
 mass = Mass()

@@ -85,10 +85,10 @@ def from_tokens(
         InterpError: if the batch does not hold these prompts a whole number of times.
     """
     total, count = len(text), len(tokens) * (1 + guided)
-    if total % count:
+    if not count or total % count:
         raise InterpError(
             f"{len(tokens)} prompts were described for a UNet batch of {total} rows.",
-            f"With guidance {'on' if guided else 'off'} it must be a multiple of {count}.",
+            f"With guidance {'on' if guided else 'off'} it must be a multiple of {count}, not 0.",
             "Describe each conditional prompt once, in order; where the UNet is called directly, "
             "say guided=True or False.",
         )

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp import results, start
+from interp.attach import must_touch
 from interp.budget import images_at_once
 from interp.encoding import encode
 from interp.errors import InterpError
@@ -205,6 +206,11 @@ class Session(Settings):
                     width=self.width,
                 )
                 done.append((batch, result))
+        # Over the whole grid: a patch need not touch every prompt, and which prompts share a batch
+        # must not decide.
+        touched = {operation for _, result in done for operation in result.touched}
+        for _, applied in rewritten:
+            must_touch(() if applied is None else applied.operations, touched, f"{len(grid)} runs")
         data = grid.dataset(done, latents=trace is not None)
         described = dict(zip(names or [repr(edits[0])], map(_describe, edits), strict=True))
         return results.stamp(
@@ -218,7 +224,16 @@ class Session(Settings):
 
     def _prompts(self, prompts: Prompts) -> list[Prompt]:
         given = [prompts] if isinstance(prompts, (str, Prompt)) else list(prompts)
-        return [self.encode(p) if isinstance(p, str) else p for p in given]
+        encoded = [self.encode(p) if isinstance(p, str) else p for p in given]
+        shape = self.unconditional.embeds.shape
+        foreign = next((prompt for prompt in encoded if prompt.embeds.shape != shape), None)
+        if foreign is not None:
+            raise InterpError(
+                f"{foreign!r} was to be run.",
+                f"Its embeddings are {tuple(foreign.embeds.shape)}, this model's {tuple(shape)}.",
+                "Encode it with this session: sd.encode(text).",
+            )
+        return encoded
 
     def _rewritten(
         self, edit: Edit, prompts: Sequence[Prompt], seeds: Sequence[int]

@@ -52,7 +52,7 @@ class Settings:
         budget: int | float | None = None,
         model: Mapping[str, Any] | None = None,
     ) -> None:
-        _check(pipe, steps, guidance)
+        _check(pipe, steps, guidance, height, width)
         native = pipe.unet.config.sample_size * pipe.vae_scale_factor
         self.pipe, self.steps, self.guidance = pipe, steps, float(guidance)
         self.height, self.width = height or native, width or native
@@ -136,7 +136,9 @@ class Settings:
         }
 
 
-def _check(pipe: Any, steps: int, guidance: int | float) -> None:
+def _check(
+    pipe: Any, steps: int, guidance: int | float, height: int | None, width: int | None
+) -> None:
     if not isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)):
         raise InterpError(
             f"A session with a {type(pipe).__name__} was asked for.",
@@ -144,11 +146,17 @@ def _check(pipe: Any, steps: int, guidance: int | float) -> None:
             "Load one with interp.load(name); patches and recorders also work on their relatives "
             "by themselves: with patch.on(pipe).",
         )
-    if steps < 1 or guidance < 0:
+    if steps < 1 or not 0 <= guidance < float("inf"):
         raise InterpError(
             f"{steps} steps with guidance {guidance} were asked for.",
-            "There is at least one step, and guidance is not negative.",
+            "There is at least one step, and guidance is finite and not negative.",
             "The field uses steps=50, guidance=7.5.",
+        )
+    if any(side is not None and (side < 8 or side % 8) for side in (height, width)):
+        raise InterpError(
+            f"Images of {height} x {width} pixels were asked for.",
+            "Both sides are multiples of 8.",
+            "Leave height and width out for the model's own size.",
         )
     if getattr(pipe, "safety_checker", None) is not None:
         raise InterpError(

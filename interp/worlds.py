@@ -7,7 +7,7 @@ axes or provenance.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,9 @@ from torch import Tensor
 
 from interp.attach import attach
 from interp.epsilon import alpha_bar, to_epsilon
-from interp.hooks import Hooks
+from interp.errors import InterpError
+from interp.hooks import Hooks, hookable
+from interp.operations import Operation
 from interp.patch import Patch
 from interp.record import record
 from interp.tokens import Prompt
@@ -52,12 +54,17 @@ class Traced:
 
 @dataclass
 class Batch:
-    """What came out: final latents, images if asked for, recordings and trace if asked for."""
+    """What came out: final latents, images if asked for, recordings and trace if asked for.
+
+    `touched` are the operations that touched something: whether one that did not is a mistake can
+    be said only when all batches are through.
+    """
 
     latents: Float[Tensor, "row c h w"]
     images: np.ndarray | None = None
     recorded: xr.Dataset | None = None
     traced: Traced | None = None
+    touched: Set[Operation] = frozenset()
 
 
 def generate(
@@ -89,6 +96,9 @@ def generate(
             trajectory); None lets every world follow its own.
         tick: called after every denoising step.
         call: other arguments of the pipeline's `__call__`.
+
+    Raises:
+        InterpError: what comes out is not finite.
     """
     prompts = [world.prompt for world in worlds]
     final: list[Tensor] = []
@@ -104,9 +114,10 @@ def generate(
         stack.enter_context(_quiet(pipe))
         traced = stack.enter_context(_tracing(pipe, trace)) if trace is not None else None
         negatives = None if negative is None else [negative]
+        attached = None
         if any(world.patch is not None for world in worlds):
             patched = [(world.prompt, world.patch) for world in worlds]
-            stack.enter_context(attach(pipe, patched, negative=negatives))
+            attached = stack.enter_context(attach(pipe, patched, negative=negatives, strict=False))
         log = None
         if recorders:
             log = stack.enter_context(record(pipe, *recorders, tokens=prompts, negative=negatives))
@@ -118,13 +129,31 @@ def generate(
             callback_on_step_end_tensor_inputs=["latents"],
             **call,
         )
+    latents = final[0].cpu()
+    _check_finite(worlds, latents.float().numpy(), "latents")
+    if images:
+        _check_finite(worlds, output.images, "pixels")
     return Batch(
-        latents=final[0].cpu(),
+        latents=latents,
         # The rounding of diffusers' own conversion to PIL.
         images=(output.images * 255).round().astype(np.uint8) if images else None,
         recorded=None if log is None else log.dataset(),
         traced=traced,
+        touched=frozenset() if attached is None else frozenset(attached.touched),
     )
+
+
+def _check_finite(worlds: Sequence[World], values: np.ndarray, what: str) -> None:
+    """Raise if some world ended in NaN or infinity: as an image it would be black or noise."""
+    finite = np.isfinite(values).reshape(len(worlds), -1).all(axis=1)
+    broken = [world for world, good in zip(worlds, finite, strict=True) if not good]
+    if broken:
+        first = broken[0]
+        raise InterpError(
+            f"{first.prompt.text!r} was run with seed {first.seed} and patch {first.patch!r}.",
+            f"Its {what} are not all finite, nor are those of {len(broken) - 1} others.",
+            "Run in float32 or bfloat16 (SDXL's VAE overflows in float16), or patch more gently.",
+        )
 
 
 def _embeddings(prompts: Sequence[Prompt], negative: Prompt | None) -> dict[str, Tensor]:
@@ -165,6 +194,7 @@ def _quiet(pipe: Any) -> Iterator[None]:
 @contextmanager
 def _tracing(pipe: Any, dtype: torch.dtype) -> Iterator[Traced]:
     """Keep what the UNet is given and returns, as noise, at every call."""
+    hookable(pipe)
     traced = Traced([], [], [], [], [])
     kind = pipe.scheduler.config.prediction_type
 

@@ -11,10 +11,14 @@ from diffusers import (
     PNDMScheduler,
     UNet2DConditionModel,
 )
-from diffusers.models.attention_processor import AttnAddedKVProcessor
+from diffusers.models.attention_processor import (
+    AttnAddedKVProcessor,
+    CustomDiffusionAttnProcessor,
+)
 
 from interp import InterpError, encode, record, zero
-from interp.hooks import Hooks, Watch, refuse
+from interp.hooks import Hooks, Watch, hookable
+from interp.session import Session
 from interp.sites import sites
 from tests.conftest import hook_count
 from tests.runs import TEXTS, from_embeds, latents
@@ -134,6 +138,42 @@ def test_described_rows_equal_recognised_ones(pipe, guidance: float) -> None:
     )
 
 
+TRICKY = {
+    "": 0,
+    "goat": 1,
+    "a photo of a goat!": 6,
+    "a <|endoftext|> goat": 3,
+    "a <|startoftext|> goat": 3,
+    " ".join(["goat"] * 75): 75,
+    " ".join(["goat"] * 80): 75,
+}
+
+
+def test_recognised_prompts_have_the_categories_of_encoded_ones(pipe) -> None:
+    """One batch of all lengths, with tokens in it that could be taken for ends or pads."""
+    with Calls(pipe) as calls:
+        latents(pipe, tuple(TRICKY), steps=1, guidance_scale=1.0)
+    with pytest.warns(UserWarning, match="'goat goat goat goat goat' was cut off"):
+        prompts = encode(pipe, list(TRICKY))
+    assert torch.equal(calls.rows[-1].category, torch.stack([p.category for p in prompts]))
+    for row, words in zip(calls.rows[-1].prompts, TRICKY.values(), strict=True):
+        assert list(row.counts.values()) == [1, words, 1, 75 - words]
+
+
+@pytest.mark.parametrize(("kind", "words"), [("sd1", 1), ("sd2", 2), ("sdxl", 2)])
+def test_a_prompt_that_ends_by_spelling_out_the_end(make_pipe, kind: str, words: int) -> None:
+    """With SD 1 its ids are those of the shorter prompt; elsewhere an encoder pads otherwise."""
+    pipe = make_pipe(kind)
+    with Calls(pipe) as calls:
+        latents(pipe, "goat <|endoftext|>", steps=1)
+    assert calls.rows[-1].prompts[-1].counts["prompt"] == words
+
+
+def test_rows_of_no_prompt_are_refused(sd1) -> None:
+    with pytest.raises(InterpError, match="0 prompts were described"), Calls(sd1, tokens=[]):
+        latents(sd1, steps=1)
+
+
 def test_encodings_made_meanwhile_do_not_mislead(pipe) -> None:
     with Calls(pipe) as calls:
         encode(pipe, ["another prompt", "and another, longer prompt"])
@@ -207,14 +247,36 @@ def test_other_pipelines_work(sd1) -> None:
     assert calls.steps == [(0, 0), (0, 1)]
 
 
-def test_compiled_unets_are_refused(sd1, monkeypatch) -> None:
-    refuse(sd1, sites(sd1.unet))
-    with monkeypatch.context() as patched:
-        patched.setattr(sd1.unet.mid_block, "_compiled_call_impl", lambda: None)
-        with pytest.raises(InterpError, match="silently ignores hooks"):
+@pytest.mark.parametrize("how", ["wrapped", "in place", "a block wrapped"])
+def test_compiled_unets_are_refused(sd1, monkeypatch, how: str) -> None:
+    """torch compiles when a module is first called, which never happens here."""
+    unet = sd1.unet
+    assert hookable(sd1) == sites(unet)
+    if how == "wrapped":
+        monkeypatch.setattr(sd1, "unet", torch.compile(unet))
+    elif how == "in place":
+        monkeypatch.setattr(unet.mid_block, "_compiled_call_impl", None)
+        unet.mid_block.compile()
+    else:
+        monkeypatch.setattr(unet, "mid_block", torch.compile(unet.mid_block))
+    with pytest.raises(InterpError, match="silently ignores hooks"):
+        zero("pad").install(sd1)
+    with pytest.raises(InterpError, match="silently ignores hooks"), record(sd1):
+        pass
+    with pytest.raises(InterpError, match="silently ignores hooks"):
+        Session(sd1, steps=1).trace("goat")
+
+
+def test_key_and_value_projections_beside_the_layers_own_are_refused(sd1) -> None:
+    layer = sd1.unet.get_submodule(sites(sd1.unet)[0].path)
+    stock, width = layer.processor, layer.to_k.in_features
+    size = {"hidden_size": layer.to_k.out_features, "cross_attention_dim": width}
+    layer.set_processor(CustomDiffusionAttnProcessor(**size))
+    try:
+        with pytest.raises(InterpError, match="projections of its own"):
             zero("pad").install(sd1)
-        with pytest.raises(InterpError, match="silently ignores hooks"), record(sd1):
-            pass
+    finally:
+        layer.set_processor(stock)
 
 
 def test_added_key_value_processors_are_refused(monkeypatch) -> None:
@@ -240,7 +302,7 @@ def test_added_key_value_processors_are_refused(monkeypatch) -> None:
     pipe = Kandinsky()
     pipe.unet = unet
     with pytest.raises(InterpError, match="attends to text and image at once"):
-        refuse(pipe, sites(unet))
+        hookable(pipe)
 
 
 def test_pipelines_with_other_rows_are_refused(sd1) -> None:
@@ -248,7 +310,7 @@ def test_pipelines_with_other_rows_are_refused(sd1) -> None:
         unet = sd1.unet
 
     with pytest.raises(InterpError, match="not \\[unconditional"):
-        refuse(StableDiffusionInstructPix2Pix(), sites(sd1.unet))
+        hookable(StableDiffusionInstructPix2Pix())
 
 
 def test_hooks_come_off_in_any_order(sd1) -> None:

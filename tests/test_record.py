@@ -288,3 +288,38 @@ def test_entropy_is_that_of_each_query(sd1) -> None:
     by_hand = -(spread * np.log(spread)).sum("position").mean(["y", "x"])
     np.testing.assert_allclose(data.entropy.isel(layer=0), by_hand, atol=1e-5)
     assert float(data.entropy.max()) <= np.log(77) + 1e-6
+
+
+def test_a_mask_of_the_callers_own_counts(sd1) -> None:
+    """Hiding pads by `encoder_attention_mask` is masking them, and a patch's mask comes on top."""
+    (prompt,) = encode(sd1, TEXTS[0])
+    shown = (prompt.category != 3)[None]
+
+    def masses(patch: ip.Patch, **call: Any) -> xr.DataArray:
+        known = {"tokens": prompt, "guided": False}
+        with patch.on(sd1, **known), record(sd1, **known) as log, torch.no_grad():
+            sd1.unet(torch.zeros(1, 4, 16, 16), 500, prompt.embeds[None], **call)
+        return log.dataset().mass
+
+    hidden = masses(ip.Patch(), encoder_attention_mask=shown)
+    assert float(hidden.sel(category="pad").max()) == 0
+    np.testing.assert_allclose(hidden, masses(ip.mask("pad")), atol=1e-6)
+    both = masses(ip.mask("eot"), encoder_attention_mask=shown)
+    np.testing.assert_allclose(both, masses(ip.mask(("eot", "pad"))), atol=1e-6)
+
+
+def test_recorders_of_one_variable_and_things_that_record_nothing_are_refused(sd1) -> None:
+    with (
+        pytest.raises(InterpError, match="Several would write the variable maps"),
+        record(sd1, maps(layers="up"), maps(layers="mid")),
+    ):
+        pass
+    with pytest.raises(InterpError, match="maps must be called"):
+        next(inspect.unwrap(record)(sd1, maps))
+
+
+def test_overflow_is_not_taken_for_an_absent_head(sd1) -> None:
+    with ip.scale("sot", 3e38).on(sd1), record(sd1) as log:
+        latents(sd1)
+    with pytest.raises(InterpError, match="mass of layer .* NaN, because a number before it over"):
+        log.dataset()

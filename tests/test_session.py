@@ -1,14 +1,17 @@
 """Sessions: what they run is what plain diffusers runs, whatever else is in the batch."""
 
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
-from diffusers import HeunDiscreteScheduler, StableDiffusionImg2ImgPipeline
+from diffusers import HeunDiscreteScheduler, PNDMScheduler, StableDiffusionImg2ImgPipeline
+from tqdm.auto import tqdm
 
-from interp import results
+from interp import encode, results
+from interp.budget import GIB, bytes_per_image
 from interp.epsilon import alpha_bar, to_epsilon
 from interp.errors import InterpError
 from interp.patch import copy, mask, repad, scale, zero
@@ -188,12 +191,28 @@ def test_without_guidance_there_are_no_unconditional_rows(sd):
     assert np.array_equal(np.asarray(plain.images(TEXTS[0])[0]), np.asarray(image))
 
 
-def test_schedulers_that_call_the_unet_more_often_than_they_have_steps():
-    sd = Session(pipeline("sd1"), steps=3)
-    sd.pipe.scheduler = HeunDiscreteScheduler.from_config(sd.pipe.scheduler.config)
-    trace = sd.trace(TEXTS, record=mass)
-    assert trace.sizes["step"] == 5
+class Bar(tqdm):
+    """A progress bar that shows itself to nobody, and is remembered."""
+
+    made = []  # noqa: RUF012 - a record of the class
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings | {"disable": False, "file": io.StringIO()})
+        self.made.append(self)
+
+
+@pytest.mark.parametrize(("scheduler", "calls"), [(HeunDiscreteScheduler, 5), (PNDMScheduler, 4)])
+def test_schedulers_that_call_the_unet_more_often_than_they_have_steps(
+    one, monkeypatch, scheduler, calls
+):
+    other = scheduler.from_config(one.pipe.scheduler.config, skip_prk_steps=True)
+    monkeypatch.setattr(one.pipe, "scheduler", other)
+    monkeypatch.setattr("interp.session.tqdm", Bar)
+    trace = one.trace(TEXTS, record=mass)
+    assert trace.sizes["step"] == calls
+    assert Bar.made[-1].n == Bar.made[-1].total == calls
     assert np.isfinite(trace.eps_c).all()
+    assert np.isfinite(trace.mass).all()
     assert ((trace.alpha_bar > 0) & (trace.alpha_bar < 1)).all()
 
 
@@ -243,13 +262,20 @@ def test_silent_where_nobody_watches(one, capfd):
 def test_a_session_shows_itself(sd):
     assert "DDIMScheduler" in repr(sd)
     assert sd.pipe.scheduler.config.prediction_type in sd._repr_html_()
+    evil = Session(sd.pipe, negative="<script>alert(1)</script>")._repr_html_()
+    assert "<script" not in evil
+    assert "&lt;script&gt;" in evil
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda sd: Session(sd.pipe, steps=0), "at least one step"),
-        (lambda sd: Session(sd.pipe, guidance=-1.0), "guidance is not negative"),
+        (lambda sd: Session(sd.pipe, guidance=-1.0), "finite and not negative"),
+        (lambda sd: Session(sd.pipe, guidance=float("nan")), "finite and not negative"),
+        (lambda sd: Session(sd.pipe, height=12), "multiples of 8"),
+        (lambda sd: Session(sd.pipe, width=0), "multiples of 8"),
+        (lambda sd: sd.run("a", patch=scale("sot", 3e38)), "'a' was run with seed 0.*latents are"),
         (lambda sd: Session(sd.pipe.unet), "UNet2DConditionModel was asked for"),
         (
             lambda sd: Session(StableDiffusionImg2ImgPipeline(**sd.pipe.components)),
@@ -272,3 +298,34 @@ def test_a_safety_checker_is_refused():
     pipe.safety_checker = object()
     with pytest.raises(InterpError, match="black image"):
         Session(pipe)
+
+
+def test_prompts_of_another_model_are_refused(one, sdxl):
+    with pytest.raises(InterpError, match=r"\(77, 64\), this model's \(77, 32\)"):
+        one.run(encode(sdxl, TEXTS[0]))
+
+
+def test_a_prompt_that_is_cut_says_so_once(one):
+    with pytest.warns(UserWarning, match="was cut off") as caught:
+        one.run(" ".join(["goat"] * 75) + " Antique Poster", seeds=[0, 1], patch=FEW)
+    cut = [str(warning.message) for warning in caught if "was cut off" in str(warning.message)]
+    assert len(cut) == 1
+    assert "'Antique Poster' was cut off" in cut[0]
+
+
+def test_no_batch_is_larger_than_the_budget(one):
+    each = bytes_per_image(one.pipe, one.height, one.width, guided=True) / GIB
+    rows = []
+    handle = one.pipe.unet.register_forward_pre_hook(lambda unet, args: rows.append(len(args[0])))
+    for images in (1, 2, 5):
+        Session(one.pipe, steps=1, budget=1.01 * images * each).trace(TEXTS, seeds=range(3))
+    handle.remove()
+    assert rows == [2] * 6 + [4] * 3 + [10, 2]
+
+
+@pytest.mark.parametrize("budget", [None, 1e-9])
+def test_batches_do_not_decide_whether_a_patch_touched_something(one, budget):
+    sd = Session(one.pipe, steps=1, budget=budget)
+    assert sd.run(["", "goat"], patch=zero("prompt"), record=mass).sizes["prompt"] == 2
+    with pytest.raises(InterpError, match=r"zero\('prompt'\) .* touched nothing in 4 runs"):
+        sd.run("", seeds=[0, 1], patch={"prompt": zero("prompt"), "pad": zero("pad")})
