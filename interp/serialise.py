@@ -21,7 +21,7 @@ from interp.encoding import embed
 from interp.errors import InterpError
 from interp.operations import OPERATIONS, Operation
 from interp.sites import Span
-from interp.tokens import Prompt
+from interp.tokens import PAD, Prompt
 from interp.where import FOREVER, HeadsByLayer, Where
 
 
@@ -51,7 +51,9 @@ def load(text: str, pipe: Any = None, donors: Sequence[Prompt] = ()) -> tuple[Op
     """
     try:
         return tuple(_operation(entry, pipe, donors) for entry in json.loads(text))
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except InterpError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise InterpError(
             f"A patch was to be read from {text[:80]!r}.",
             f"It is not the JSON of a patch ({error!r}).",
@@ -142,7 +144,7 @@ def _found(described: dict[str, Any], pipe: Any, donors: Sequence[Prompt]) -> Pr
     if "embeds" in described:
         embeds, pooled = _decoded(described), None
     elif pipe is not None:
-        embeds, pooled = embed(pipe, ids, (category < 3).long())
+        embeds, pooled = embed(pipe, ids, (category < PAD).long())
     else:
         raise InterpError(
             f"A patch with the donor {described['text']!r} was to be read.",

@@ -6,10 +6,11 @@ as JSON. Layers and heads are checked against a UNet only when the patch meets o
 
 from __future__ import annotations
 
+import operator
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from interp.errors import InterpError
 from interp.sites import Selector, Site, Span, select
@@ -156,11 +157,7 @@ def _steps(steps: Steps) -> range | tuple[int, ...] | None:
         steps = range(
             steps.start or 0, FOREVER if steps.stop is None else steps.stop, steps.step or 1
         )
-    chosen = (
-        steps
-        if isinstance(steps, range)
-        else ((steps,) if isinstance(steps, int) else tuple(sorted(set(steps))))
-    )
+    chosen = steps if isinstance(steps, range) else _whole(steps)
     negative = (
         chosen.start < 0 or chosen.stop < 0
         if isinstance(chosen, range)
@@ -180,7 +177,7 @@ def _heads(heads: Heads) -> tuple[int, ...] | HeadsByLayer | None:
         return heads
     if isinstance(heads, Mapping):
         return HeadsByLayer(tuple((str(k), _heads(v)) for k, v in heads.items()))  # type: ignore[misc]
-    chosen = (heads,) if isinstance(heads, int) else tuple(sorted(set(heads)))
+    chosen = _whole(heads)
     if not chosen:
         raise InterpError(
             "A patch was asked for on an empty list of heads.",
@@ -188,6 +185,12 @@ def _heads(heads: Heads) -> tuple[int, ...] | HeadsByLayer | None:
             "Name heads, or leave heads=None for all.",
         )
     return chosen
+
+
+def _whole(numbers: Any) -> tuple[int, ...]:
+    """One or several numbers, ascending, each once; numpy's too, which JSON does not know."""
+    several = numbers if isinstance(numbers, Iterable) else (numbers,)
+    return tuple(sorted({operator.index(number) for number in several}))
 
 
 def _existing(site: Site, heads: Sequence[int]) -> tuple[int, ...]:

@@ -1,16 +1,18 @@
 """Patches: values, operations against hand-made embeddings, places, errors."""
 
 import inspect
+import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import interp as ip
 from interp import InterpError, Patch, Prompt, encode
-from interp.where import Where
+from interp.where import Where, _whole
 from tests.conftest import hook_count
 from tests.runs import TEXTS, from_embeds, latents, processor
 
@@ -204,6 +206,27 @@ def test_a_patch_prints_as_what_it_does_and_round_trips(sd1, patch: Any, text: s
         assert repr(again) == text
 
 
+def test_html_lists_the_operations_in_order_and_is_escaped(sd1) -> None:
+    (a,) = encode(sd1, "<script>alert(1)</script>")
+    html = (ip.swap("pad", a, layers="up") & ip.zero(("prompt", "eot")))._repr_html_()
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert html.count("<li>") == 2
+    assert html.index("swap(") < html.index("zero(")
+    first, second = html.split("</li>")[:2]
+    assert ">pad<" in first
+    assert ">prompt<" in second
+    assert ">eot<" in second
+    assert "changes nothing" in Patch()._repr_html_()
+
+
+def test_numbers_from_numpy_are_whole_numbers() -> None:
+    numbers = _whole(np.array([2, 0, 2]))
+    assert numbers == _whole([0, 2]) == (0, 2)
+    assert _whole(np.int64(3)) == (3,)
+    assert json.loads(json.dumps(numbers)) == [0, 2]
+
+
 def test_a_donor_comes_back_in_its_own_precision(make_pipe) -> None:
     pipe = make_pipe("sdxl", torch.bfloat16)
     (a,) = encode(pipe, TEXTS[0])
@@ -220,6 +243,11 @@ def test_json_that_is_no_patch_and_donors_that_are_lost(sd1, sd2) -> None:
         Patch.from_json(text)
     with pytest.raises(InterpError, match="not the ones that the patch was made with"):
         Patch.from_json(text, pipe=sd2)
+    broken = ip.swap("pad", a).to_json(embeds=True)
+    start = broken.index('"embeds": "') + len('"embeds": "')
+    for bad in (text[: len(text) // 2], broken[:start] + broken[start + 101 :]):
+        with pytest.raises(InterpError, match="not the JSON of a patch"):
+            Patch.from_json(bad)
     for bad in ("", "[1]", '[{"operation": "explode"}]', '{"a": 1}', '[{"operation": "zero"}]'):
         with pytest.raises(InterpError, match="not the JSON of a patch"):
             Patch.from_json(bad)
