@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
 
+from interp.encoding import encoders
 from interp.errors import InterpError
 from interp.session import Session
 from interp.weights import folder_sha256
@@ -49,7 +51,8 @@ def load(
     The safety checker is left out: it blackens images, and a blackened image has no similarity.
 
     Raises:
-        InterpError: nothing of that name exists, or float16 is asked for on a CPU.
+        InterpError: nothing of that name exists, its folder is incomplete, or float16 is asked for
+            on a CPU.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = _dtype(dtype, device)
@@ -60,9 +63,17 @@ def load(
         source["revision"] = revision or folder.name
     weights = folder_sha256(folder)
     checker = {"safety_checker": None} if _has_safety_checker(folder) else {}
-    pipe = DiffusionPipeline.from_pretrained(
-        folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **checker
-    )
+    try:
+        pipe = DiffusionPipeline.from_pretrained(
+            folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **checker
+        )
+        _check_vocabulary(pipe)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as cause:
+        raise InterpError(
+            f"The model {str(name)!r} was to be loaded from {folder}.",
+            f"The folder is incomplete or damaged: {str(cause).partition(chr(10))[0]}",
+            "It was probably cut off while being downloaded or copied: get it again.",
+        ) from cause
     source |= {"weights": weights, "weights_of": "files"}
     return Session(pipe.to(device), model=source, **settings)
 
@@ -148,6 +159,16 @@ def _download(name: str, local_files_only: bool, revision: str | None) -> Path:
             f"Embedded models: {', '.join(embedded()) or 'none found'}.",
             "Check the name and the network, or give a folder in diffusers format.",
         ) from cause
+
+
+def _check_vocabulary(pipe: Any) -> None:
+    """Where its files are missing, transformers makes up a tokenizer that knows no words."""
+    for tokenizer, encoder in encoders(pipe):
+        if len(tokenizer) < encoder.config.vocab_size:
+            raise ValueError(
+                f"its tokenizer has {len(tokenizer)} of the {encoder.config.vocab_size} tokens of "
+                "its text encoder."
+            )
 
 
 def _has_safety_checker(folder: Path) -> bool:

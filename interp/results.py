@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import xarray as xr
+import zarr
 
 from interp.errors import InterpError
 
@@ -24,6 +25,7 @@ DIMS = ("prompt", "seed", "step", "layer", "head", "category")
 POSITION = "position"
 SPACE = ("y", "x")
 PROVENANCE = "provenance"
+VARIABLES = "variables"
 PACKAGES = ("torch", "diffusers", "transformers", "xarray")
 
 
@@ -110,7 +112,10 @@ def save(data: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         draft = Path(folder) / target.name
         if target.suffix == ".zarr":
-            data.to_zarr(draft, mode="w", consolidated=False)
+            # Zarr reads chunks that are not there as NaN. Written without gaps, and with a list of
+            # what was written, a store that was cut off in copying can be told from a whole one.
+            listed = data.assign_attrs({VARIABLES: sorted(map(str, data.variables))})
+            listed.to_zarr(draft, mode="w", consolidated=False, write_empty_chunks=True)
             if target.exists():
                 # A folder can not be replaced in one step: the old one is first moved aside.
                 os.replace(target, Path(folder) / "old")
@@ -140,10 +145,10 @@ def open(path: str | os.PathLike[str]) -> xr.Dataset:
     try:
         if target.suffix == ".zarr":
             with xr.open_zarr(target, consolidated=False) as lazy:
-                return lazy.load()
+                return _whole(lazy.load(), target)
         with xr.open_dataset(target, engine="h5netcdf") as lazy:
             return lazy.load()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InterpError(
             f"The dataset {target} was to be opened.",
             f"It is not a complete {target.suffix} dataset ({error}).",
@@ -161,6 +166,19 @@ def _versions() -> Mapping[str, str]:
         except PackageNotFoundError:  # run from a checkout that was never installed
             continue
     return found
+
+
+def _whole(data: xr.Dataset, target: Path) -> xr.Dataset:
+    """The dataset of a Zarr store, if all that `save` wrote is still there."""
+    listed = data.attrs.pop(VARIABLES, ())
+    missing = [name for name in listed if name not in data.variables]
+    for name in set(listed) - set(missing):
+        array = zarr.open_array(target, path=name, mode="r")
+        if array.nchunks_initialized < array.nchunks:
+            missing.append(name)
+    if missing:
+        raise ValueError(f"all or part of {', '.join(missing)} is missing")
+    return data
 
 
 def _suffix(target: Path) -> None:

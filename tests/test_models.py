@@ -60,6 +60,26 @@ def test_pickled_weights_are_refused(data, tmp_path):
         load(tmp_path / "old")
 
 
+@pytest.mark.parametrize(
+    ("lost", "half", "why"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors", True, "Unable to load weights"),
+        ("unet/diffusion_pytorch_model.safetensors", False, "no file named"),
+        ("vae/config.json", True, "not a valid JSON file"),
+        ("model_index.json", True, "not a valid JSON file"),
+        ("tokenizer/tokenizer.json", False, "of the 49408 tokens"),
+    ],
+)
+def test_a_half_copied_model_is_refused(data, tmp_path, lost, half, why):
+    folder = shutil.copytree(data / "family" / "small", tmp_path / "copy")
+    content = (folder / lost).read_bytes()
+    (folder / lost).unlink()
+    if half:
+        (folder / lost).write_bytes(content[: len(content) // 2])
+    with pytest.raises(InterpError, match=f"incomplete or damaged: .*{why}"):
+        load(folder)
+
+
 @pytest.mark.parametrize("name", ["family/large", "nowhere", "./family/small", "/nowhere/at/all"])
 def test_a_local_name_that_is_not_there_never_reaches_the_hub(name, data, monkeypatch, tmp_path):
     monkeypatch.setenv("INTERP_DATA", str(data))

@@ -65,6 +65,21 @@ def test_a_half_written_dataset_is_refused(data: xr.Dataset, tmp_path: Path) -> 
             interp.open(path)
 
 
+@pytest.mark.parametrize("lost", ["chunk", "half a chunk", "variable", "half its metadata", "root"])
+def test_a_half_copied_zarr_store_is_refused(data: xr.Dataset, tmp_path: Path, lost: str) -> None:
+    """Zarr itself reads a missing chunk as NaN, and a missing variable as none."""
+    path = save(data, tmp_path / "run.zarr")
+    metadata = path / "mass" / "zarr.json"
+    chunk = next(file for file in metadata.parent.rglob("*") if file.is_file() and file != metadata)
+    if lost in ("half a chunk", "half its metadata"):
+        file = chunk if "chunk" in lost else metadata
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        {"chunk": chunk, "variable": metadata, "root": path / "zarr.json"}[lost].unlink()
+    with pytest.raises(InterpError, match="not a complete .zarr dataset"):
+        interp.open(path)
+
+
 def test_a_folder_that_is_no_zarr_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.zarr").mkdir()
     with pytest.raises(InterpError, match="not a complete .zarr dataset"):
