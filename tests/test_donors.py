@@ -41,6 +41,12 @@ def test_a_dataset_is_a_donor(sd1) -> None:
         ip.swap("eot", data)
 
 
+def test_a_donor_with_nan_is_refused(sd1) -> None:
+    data = as_dataset(encode(sd1, TEXTS))
+    with pytest.raises(InterpError, match="'a photo of a goat' was given embeddings that are not"):
+        ip.mean("pad", over=data.assign(embeds=data.embeds.where(data.embeds < 0)))
+
+
 def test_what_is_no_dataset_of_prompts_is_refused(sd1, sdxl) -> None:
     with pytest.raises(InterpError, match="It has no code, embeds"):
         as_prompts(xr.Dataset())

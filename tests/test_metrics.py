@@ -104,6 +104,32 @@ def test_pixel_l2_is_the_root_of_scikit_images_mean_squared_error(images):
     torch.testing.assert_close(ours, torch.tensor(theirs, dtype=torch.float32))
 
 
+def test_ssim_is_that_of_wang_et_al_written_out(images):
+    """Window of 11 x 11 with sigma 1.5, K = 0.01 and 0.03, without the border of 5 pixels."""
+    offsets = torch.arange(-5.0, 6)
+    row = torch.exp(-(offsets**2) / (2 * 1.5**2))
+    window = torch.outer(row, row)[None, None] / row.sum() ** 2
+
+    def blur(x):
+        return F.conv2d(x.flatten(0, 1)[:, None].double(), window.double())
+
+    a, b = images[:2], images[2:]
+    mu_a, mu_b = blur(a), blur(b)
+    var_a, var_b = blur(a**2) - mu_a**2, blur(b**2) - mu_b**2
+    covariance = blur(a * b) - mu_a * mu_b
+    top = (2 * mu_a * mu_b + 0.01**2) * (2 * covariance + 0.03**2)
+    bottom = (mu_a**2 + mu_b**2 + 0.01**2) * (var_a + var_b + 0.03**2)
+    expected = rearrange(top / bottom, "(n c) 1 h w -> n (c h w)", c=3).mean(1)
+    torch.testing.assert_close(metrics.ssim(a, b), expected.float(), atol=1e-4, rtol=1e-3)
+
+
+def test_a_half_written_descriptor_is_refused(descriptor, tmp_path):
+    half = tmp_path / "half.pt"
+    half.write_bytes(descriptor.read_bytes()[:2000])
+    with pytest.raises(InterpError, match="half.pt .* torch.jit.load refuses"):
+        metrics.SSCD(half)
+
+
 def test_tile_l2_is_the_loop_over_tiles_and_sees_one_changed_corner(images):
     b = images.flip(0)
     loop = [
@@ -234,6 +260,7 @@ def test_lpips_hands_the_library_what_it_wants(monkeypatch, images):
         (lambda x, s: metrics.pixel_l2(x, x[..., :32]), "48 x 64 against 48 x 32"),
         (lambda x, s: metrics.TileL2(5)(x, x), "5² tiles of 48 x 64 pixels"),
         (lambda x, s: s(2 * x - 1, x), r"images / 2 \+ 0.5"),
+        (lambda x, s: metrics.pixel_l2(x / 0, x), "hold NaN or infinity"),
         (lambda x, s: s(x[:, :1], x), r"shape \(4, 1, 48, 64\)"),
         (lambda x, s: s([], x), "A list of nothing"),
         (lambda x, s: s([pil(x)[0], Image.new("RGB", (9, 9))], x), "sizes"),

@@ -220,11 +220,32 @@ def test_optimise_embedding_stops_at_its_target_for_each_prompt(one):
     torch.testing.assert_close(once.embeds, thrice.embeds, atol=1e-4, rtol=1e-4)
 
 
+def test_optimise_embedding_stops_for_each_prompt_by_itself(one):
+    prompts, seeds = one.encode(TEXTS), [0, 1]
+    start = [float(mitigations.optimise_embedding().norms(one, p, seeds).mean()) for p in prompts]
+    near, far = sorted(range(2), key=start.__getitem__)
+    wen = mitigations.optimise_embedding(target=sum(start) / 2, iterations=2)
+    assert wen.rewrite(one, prompts[near], seeds) is prompts[near]
+    edited, plain = (one.run(prompts, seeds, patch=patch).image for patch in (wen, None))
+    assert np.array_equal(edited[near], plain[near])
+    assert not np.array_equal(edited[far], plain[far])
+
+
+def test_the_target_of_optimise_embedding_is_that_of_one_image(one):
+    prompt, wen = one.encode(TEXTS[0]), mitigations.optimise_embedding()
+    together, alone = wen.norms(one, prompt, [0, 1, 0]), wen.norms(one, prompt, [0])
+    assert together.shape == (3,)
+    assert torch.equal(together[[0, 2]], alone.expand(2))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: mitigations.random_tokens(-1), "-1 random tokens"),
         (lambda: mitigations.optimise_embedding(target=-1), "A target of -1"),
+        (lambda: mitigations.optimise_embedding(target=float("nan")), "A target of nan"),
+        (lambda: mitigations.optimise_embedding(learning_rate=0.0), "the rate is positive"),
+        (lambda: mitigations.rescale_sot(float("nan")), "must be a finite number"),
         (lambda: mitigations.zero_pads(1.5), "between 0 and 1"),
     ],
 )

@@ -36,7 +36,8 @@ def as_batch(images: Images) -> Float[Tensor, "n 3 h w"]:
             Integers are read as 0..255, floats as 0..1.
 
     Raises:
-        InterpError: sizes differ within the list, the shape is no image's, or values leave [0, 1].
+        InterpError: sizes differ within the list, the shape is no image's, or values leave [0, 1]
+            or are NaN.
     """
     if isinstance(images, Image.Image):
         images = [images]
@@ -56,6 +57,12 @@ def as_batch(images: Images) -> Float[Tensor, "n 3 h w"]:
             todo="Convert to RGB and put the axes in that order.",
         )
     batch = batch.float() if batch.is_floating_point() else batch.float() / 255
+    if not bool(torch.isfinite(batch).all()):
+        raise InterpError(
+            asked=f"{len(batch)} images were given.",
+            exists="They hold NaN or infinity, which no metric can compare.",
+            todo="Look for what overflowed; float16 models do, float32 and bfloat16 rarely.",
+        )
     if batch.numel() and (batch.min() < -1e-3 or batch.max() > 1 + 1e-3):
         raise InterpError(
             asked=f"Float images with values {batch.min():.3g} to {batch.max():.3g} were given.",

@@ -30,11 +30,13 @@ class OptimiseEmbedding:
     iterations: int = 10
 
     def __post_init__(self) -> None:
-        if self.target < 0 or self.iterations < 0:
+        # Written so that NaN fails too: compared with it, no norm would ever be small enough.
+        if not (self.target >= 0 and self.iterations >= 0 and self.learning_rate > 0):
             raise InterpError(
-                f"A target of {self.target} in {self.iterations} iterations was asked for.",
-                "Both are at least 0.",
-                "The authors use 10 iterations and a target of 1.5 per image.",
+                f"A target of {self.target} in {self.iterations} iterations at learning rate "
+                f"{self.learning_rate} was asked for.",
+                "The first two are at least 0, the rate is positive.",
+                "The authors use 10 iterations at 0.05 and a target of 1.5 per image.",
             )
 
     def rewrite(self, session: Session, prompt: Prompt, seeds: Sequence[int]) -> Prompt:
