@@ -12,7 +12,7 @@ from interp.donors import as_dataset, as_prompts
 from interp.encoding import encode
 from interp.errors import InterpError
 from interp.models import load
-from interp.patch import copy, mask, mean, noise, repad, scale, swap, zero
+from interp.patch import copy, mask, mean, noise, repad, scale, silence, swap, zero
 from interp.prompts import read_prompts
 from interp.record import Log, record
 from interp.recorders import Recorder, entropy, maps, mass, token_mass
@@ -62,6 +62,7 @@ __all__ = [
     "save",
     "scale",
     "select",
+    "silence",
     "sites",
     "swap",
     "sweep",

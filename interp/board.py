@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from interp.errors import InterpError
 from interp.hooks import Hooks, Watch, is_fused
 from interp.operations import Mask, Operation
+from interp.silence import Silence, silenced
 from interp.sites import Site
 from interp.tokens import Prompt
 
@@ -56,8 +57,8 @@ class Edit:
     def reaches(self, site: Site, head: int, side: str) -> bool:
         """Whether it edits what this head's keys or values are made of."""
         where = self.operation.where
-        masks = isinstance(self.operation, Mask)
-        return not masks and side in where.side and head in self.owner.heads[self.operation][site]
+        other = isinstance(self.operation, (Mask, Silence))
+        return not other and side in where.side and head in self.owner.heads[self.operation][site]
 
 
 Rows = tuple[tuple[Edit, ...], ...]
@@ -71,11 +72,13 @@ class Plan:
         embeds: edits of every row, if all heads, keys and values share them.
         groups: otherwise, per side, heads with common edits of every row.
         masked: the keys taken out of the softmax.
+        silent: the outputs of the value projection that are put to zero.
     """
 
     embeds: Rows | None
     groups: dict[str, list[tuple[tuple[int, ...], Rows]]]
     masked: Bool[Tensor, "row head position"] | None
+    silent: Bool[Tensor, "row position head inner"] | None
 
 
 class Board:
@@ -86,7 +89,7 @@ class Board:
         self.owners: list[Owner] = []
         self._hooks = Hooks()
         self._projections: dict[tuple[Site, str], tuple[nn.Module, Hooks]] = {}
-        self._armed: dict[Site, dict[str, list[tuple[Text, Tensor]]]] = {}
+        self._armed: dict[Site, dict[str, list[tuple[Text | None, Tensor]]]] = {}
         self._plans: dict[tuple, Plan] = {}
         self._shared: dict[Rows, Rows] = {}
         self._edited: dict[int, tuple[Text, Text]] = {}
@@ -169,10 +172,12 @@ class Board:
                 )
                 heads.setdefault(self._shared.setdefault(mine, mine), []).append(head)
             groups[side] = [(tuple(places), mine) for mine, places in heads.items() if any(mine)]
+        attention: Any = self.unet.get_submodule(site.path)
+        quiet = silenced(site, rows, attention.inner_kv_dim, text.device)
         alike = groups["k"] == groups["v"] and len(groups["k"]) == 1
         if alike and len(groups["k"][0][0]) == site.heads:
-            return Plan(groups["k"][0][1], {}, _masked(site, rows, text))
-        return Plan(None, groups, _masked(site, rows, text))
+            return Plan(groups["k"][0][1], {}, _masked(site, rows, text), quiet)
+        return Plan(None, groups, _masked(site, rows, text), quiet)
 
     def _edit(self, text: Text, rows: Rows) -> Text:
         """The edited embeddings, made once per UNet call, because all layers are given one text."""
@@ -195,15 +200,11 @@ class Board:
                 kept[[row for row, edits in enumerate(rows) if edits]] = _one_hot(heads, site.heads)
                 edited = self._edit(text, rows)
                 self._armed[site].setdefault(side, []).append((edited, kept.to(text.device)))
+        if plan.silent is not None:
+            self._armed[site].setdefault("v", []).append((None, plan.silent))
         if self._armed[site]:
-            for name, sides in (
-                (("to_kv", SIDES),)
-                if is_fused(attention)
-                else (
-                    ("to_k", ("k",)),
-                    ("to_v", ("v",)),
-                )
-            ):
+            names = {"to_kv": SIDES} if is_fused(attention) else {"to_k": ("k",), "to_v": ("v",)}
+            for name, sides in names.items():
                 self._follow(site, name, getattr(attention, name), sides)
 
     def _follow(self, site: Site, name: str, module: nn.Module, sides: tuple[str, ...]) -> None:
@@ -236,6 +237,9 @@ class Board:
         for number, side in enumerate(sides):
             part = rearrange(output, pattern, **sizes)[number]
             for edited, kept in armed.get(side, ()):
+                if edited is None:
+                    part = part.masked_fill(kept, 0)
+                    continue
                 # forward, not call: hooks on the projection are for the layer's own text.
                 again = rearrange(module.forward(edited), pattern, **sizes)[number]
                 part = torch.where(kept, again, part)

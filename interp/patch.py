@@ -9,7 +9,7 @@ Each takes one category or several, and where it makes sense `layers`, `steps`, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import xarray as xr
@@ -18,11 +18,12 @@ from interp.composition import Patch
 from interp.donors import as_prompts
 from interp.errors import InterpError
 from interp.operations import Align, Copy, Mask, Mean, Noise, Repad, Scale, Swap, Zero
+from interp.silence import Silence
 from interp.sites import Selector
 from interp.tokens import CATEGORIES, Prompt, codes
 from interp.where import Heads, Rows, Side, Steps, Where
 
-__all__ = ["Patch", "copy", "mask", "mean", "noise", "repad", "scale", "swap", "zero"]
+__all__ = ["Patch", "copy", "mask", "mean", "noise", "repad", "scale", "silence", "swap", "zero"]
 
 Names = str | Sequence[str]
 
@@ -215,6 +216,39 @@ def repad(
     with the new pad token); `uncond=False` leaves them. CLIP being causal, only pads change.
     """
     return Patch((Repad(("pad",), Where(layers, steps, heads, side, uncond), token),))
+
+
+def silence(
+    neurons: Mapping[str, Sequence[int]],
+    category: Names = CATEGORIES,
+    *,
+    steps: Steps = None,
+    uncond: Rows = True,
+) -> Patch:
+    """Put single neurons of value projections to zero.
+
+    Example:
+        >>> silence({"down.1.0": [17, 402], "mid.0": [9]})
+
+    Args:
+        neurons: by layer, the outputs of its `to_v`, counted from 0.
+        category: at the positions of which categories; all by default.
+        steps: UNet calls of a run, counted from 0; all by default.
+        uncond: as for other patches, but unconditional rows are patched too unless `False` is
+            said: that is what NeMo does.
+
+    Raises:
+        InterpError: for no neurons.
+    """
+    held = tuple((layer, tuple(sorted(set(map(int, n))))) for layer, n in neurons.items() if len(n))
+    if not held:
+        raise InterpError(
+            "Neurons were to be silenced, and none were named.",
+            "A patch without neurons touches nothing.",
+            "Name some: {'mid.0': [9]}.",
+        )
+    where = Where(tuple(layer for layer, _ in held), steps, None, "v", uncond)
+    return Patch((Silence(_names(category), where, held),))
 
 
 def _names(category: Names) -> tuple[str, ...]:

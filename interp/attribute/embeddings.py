@@ -1,14 +1,12 @@
 """Attributions of the 77 embeddings: gradients, ablations and sampled Shapley values, by captum.
 
 Where categories are too coarse. All methods share one value, averaged over points of the clean
-trajectory, and one baseline; captum does the mathematics. Its grouped features give every element
-the value of its group, so that summing over channels, as its gradients want, would overcount: here
-each position has one number, however it was found.
+trajectory, and one baseline; captum does the mathematics. Gradients are summed over channels.
+Ablations and orders are asked of 77 switches between prompt and baseline: of grouped features
+captum would give every channel the value of its group, and their sum would overcount.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -37,6 +35,8 @@ from interp.tokens import CATEGORIES, Prompt
 from interp.where import Steps
 
 Method = Literal["integrated_gradients", "gradient_x_input", "ablation", "shapley"]
+ABLATED = 16
+"""Coalitions that captum asks for at once; the memory budget splits them further."""
 METHODS: tuple[str, ...] = get_args(Method)
 
 
@@ -48,7 +48,7 @@ def tokens(
     *,
     value: NoiseValue | None = None,
     seeds: Sequence[int] = (0,),
-    steps: Steps = 0,
+    steps: Steps | str = 0,
     points: int = 32,
     samples: int = 25,
     sampling_seed: int = 0,
@@ -157,7 +157,7 @@ def significance(
     encoded = session._prompts(prompts)
     found = []
     for prompt in tqdm(encoded, unit="prompt", disable=None):
-        points = clean_points(session, prompt, seeds, steps)  # type: ignore[arg-type]
+        points = clean_points(session, prompt, seeds, steps)
         norms = torch.zeros(len(points.steps), len(prompt.embeds))
         for column, step in enumerate(points.steps):
             rows = [row for row, of in enumerate(points.step) if of == step]
@@ -184,11 +184,14 @@ class _Game:
         self.session, self.points, self.value = session, points, value
 
     def __call__(self, embeds: Float[Tensor, "row position channel"]) -> Float[Tensor, " row"]:
-        most = rows_at_once(self.session)
-        most = max(1, most // GRAPH) if embeds.requires_grad else most
-        at_once = max(1, most // len(self.points))
-        parts = [self._mean(embeds[list(rows)]) for rows in chunks(len(embeds), at_once)]
+        most = self.at_once(embeds.requires_grad)
+        parts = [self._mean(embeds[list(rows)]) for rows in chunks(len(embeds), most)]
         return torch.cat(parts)
+
+    def at_once(self, gradient: bool) -> int:
+        """How many embeddings fit into the session's memory budget."""
+        rows = rows_at_once(self.session) // (GRAPH if gradient else 1)
+        return max(1, rows // len(self.points))
 
     def _mean(self, embeds: Tensor) -> Tensor:
         count, points = len(embeds), self.points
@@ -199,7 +202,7 @@ class _Game:
 
 
 def _attribute(
-    game: Callable[[Tensor], Tensor],
+    game: _Game,
     method: str,
     prompt: Prompt,
     baseline: Float[Tensor, "position channel"],
@@ -210,27 +213,32 @@ def _attribute(
     """One number for each position."""
     embeds = rearrange(prompt.embeds.float(), "position channel -> 1 position channel")
     base = rearrange(baseline, "position channel -> 1 position channel")
-    place = torch.arange(embeds.shape[1], device=embeds.device)
-    mask = rearrange(place, "position -> 1 position 1").expand_as(embeds)
     if method == "integrated_gradients":
-        parts = IntegratedGradients(game).attribute(embeds, base, n_steps=points)
+        # Inside one call all graphs would be kept until the end.
+        parts = IntegratedGradients(game).attribute(
+            embeds, base, n_steps=points, internal_batch_size=game.at_once(gradient=True)
+        )
         return _summed(parts)
     if method == "gradient_x_input":
         # Captum's has no baseline: the difference is the input instead.
         shifted = InputXGradient(lambda difference: game(base + difference))
         return _summed(shifted.attribute((embeds - base).requires_grad_()))
+
+    def switched(on: Tensor) -> Tensor:
+        chosen = rearrange(on, "row position -> row position 1") > 0
+        return game(torch.where(chosen, embeds, base))
+
+    on = torch.ones(1, embeds.shape[1], device=embeds.device)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         # Captum draws orders from the global generator, which is given back as it was.
         torch.manual_seed(seed)
         if method == "ablation":
-            grouped = FeatureAblation(game).attribute(
-                embeds, base, feature_mask=mask, perturbations_per_eval=16
-            )
+            found = FeatureAblation(switched).attribute(on, perturbations_per_eval=ABLATED)
         else:
-            grouped = ShapleyValueSampling(game).attribute(
-                embeds, base, feature_mask=mask, n_samples=samples, perturbations_per_eval=16
+            found = ShapleyValueSampling(switched).attribute(
+                on, n_samples=samples, perturbations_per_eval=ABLATED
             )
-    return grouped[0, :, 0].cpu().numpy()
+    return rearrange(found, "1 position -> position").cpu().numpy()
 
 
 def _gradient(

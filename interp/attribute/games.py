@@ -33,7 +33,7 @@ def coalitions(players: int) -> Bool[np.ndarray, "coalition player"]:
         raise InterpError(
             f"A game of {players} players was to be played out.",
             f"It takes 2^n coalitions, and is allowed for 1 to {MOST_PLAYERS} players.",
-            "Group positions into fewer players, or sample: attribute.tokens(method='shapley').",
+            "Group positions into fewer players, or sample: attribute.tokens(methods='shapley').",
         )
     numbers = np.arange(2**players)
     absent = (numbers[:, None] >> np.arange(players)) & 1

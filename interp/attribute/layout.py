@@ -14,11 +14,12 @@ import xarray as xr
 
 from interp import start
 from interp.attribute.cells import Cell, inside, outside
+from interp.attribute.points import chosen_steps
 from interp.errors import InterpError
 from interp.patch import Patch
 from interp.session import Session
 from interp.sites import Selector, Site, select, sites
-from interp.where import Side, Steps, Where
+from interp.where import Side, Steps
 
 AXES = ("direction", "patch", "side", "prompt", "seed", "step", "layer", "head")
 
@@ -41,8 +42,7 @@ class Layout:
         self.every = sites(session.pipe.unet)
         self.calls = start.calls(session.pipe, session.steps)
         self.places = select(self.every, layers)
-        where = Where(steps=steps)  # type: ignore[arg-type]
-        self.steps = [step for step in range(self.calls) if where.at_step(step)]
+        self.steps = chosen_steps(steps, self.calls)
         self.window = window
         self.heads = _heads(heads, max(site.heads for site in self.places))
         self.sides = [side] if isinstance(side, str) else list(side)
@@ -55,12 +55,11 @@ class Layout:
             "head": heads is not None,
         }
         known = set(self.directions) <= {"necessary", "sufficient"}
-        if not self.steps or not known or min(window) < 1:
+        if not known or min(window) < 1:
             raise InterpError(
-                f"Cells at steps={steps!r} in direction {direction!r}, with windows of "
-                f"{window[0]} layers and {window[1]} steps, were asked for.",
-                f"A run has {self.calls} steps, counted from 0; directions are 'necessary', "
-                "'sufficient' and 'both'; windows are at least 1.",
+                f"Cells in direction {direction!r}, with windows of {window[0]} layers and "
+                f"{window[1]} steps, were asked for.",
+                "Directions are 'necessary', 'sufficient' and 'both'; windows are at least 1.",
                 "Choose among them.",
             )
 

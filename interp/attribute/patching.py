@@ -91,9 +91,8 @@ def attribution_patching(
     _check(patches, value)
     found, clean, rows, categories = [], [], 0.0, 0
     for prompt in tqdm(encoded, unit="prompt", disable=None):
-        points = clean_points(session, prompt, seeds, steps)  # type: ignore[arg-type]
-        rows += 2 * calls * len(seeds)
-        rows += FORWARD_AND_BACKWARD * len(points)
+        points = clean_points(session, prompt, seeds, steps)
+        rows += points.spent + FORWARD_AND_BACKWARD * len(points)
         edited = [each.embeds(prompt, session.pipe) for each in patches]
         categories = sum(len(_touched(prompt, embeds)) for embeds in edited)
         deltas = {site: _deltas(session.pipe.unet, site, prompt, edited) for site in places}

@@ -7,6 +7,7 @@ then do not depend on each other, rows of different steps share a batch.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from interp import start
 from interp.budget import images_at_once
-from interp.epsilon import to_epsilon
+from interp.epsilon import alpha_bar, to_epsilon
 from interp.errors import InterpError
 from interp.session import Session
 from interp.tokens import Prompt
@@ -38,6 +39,8 @@ class Points:
     alpha_bar: tuple[float, ...]
     eps_c: Float[Tensor, "row c h w"]
     eps_u: Float[Tensor, "row c h w"]
+    spent: int
+    """UNet rows that it took to get here."""
 
     def __len__(self) -> int:
         return len(self.step)
@@ -65,9 +68,11 @@ class Points:
 
 
 def clean_points(
-    session: Session, prompt: Prompt, seeds: Sequence[int], steps: Steps = None
+    session: Session, prompt: Prompt, seeds: Sequence[int], steps: Steps | str = None
 ) -> Points:
     """Run the prompt without any patch, and return what the UNet was given at some steps.
+
+    The first step alone is noise, and needs no run.
 
     Example:
         >>> points = clean_points(sd, a, seeds=range(4), steps=slice(0, 10))
@@ -83,13 +88,9 @@ def clean_points(
             "Use a session with guidance above 1.",
         )
     calls = start.calls(session.pipe, session.steps)
-    chosen = [step for step in range(calls) if Where(steps=steps).at_step(step)]
-    if not chosen:
-        raise InterpError(
-            f"Points at steps={steps!r} were asked for.",
-            f"A run has {calls} steps, counted from 0.",
-            "Name some of them, or leave steps out for all.",
-        )
+    chosen = chosen_steps(steps, calls)
+    if chosen == [0]:
+        return _at_start(session, prompt, seeds)
     trace = session.trace(prompt, seeds, half=False).isel(prompt=0, step=chosen)
     device, dtype = session.pipe._execution_device, session.pipe.unet.dtype
 
@@ -111,6 +112,62 @@ def clean_points(
         tuple(per_row("alpha_bar").tolist()),
         rows("eps_c"),
         rows("eps_u"),
+        2 * calls * len(seeds),
+    )
+
+
+def chosen_steps(steps: Steps | str, calls: int) -> list[int]:
+    """Which of a run's steps are meant; "all" and None are all.
+
+    Example:
+        >>> chosen_steps(slice(40, None), calls=50)[:2]
+        [40, 41]
+
+    Raises:
+        InterpError: if none of them is.
+    """
+    if isinstance(steps, str):
+        steps = None if steps == "all" else ()
+    found = [] if steps == () else [s for s in range(calls) if Where(steps=steps).at_step(s)]
+    if not found:
+        raise InterpError(
+            "Steps of a run were chosen.",
+            f"It has {calls} steps, counted from 0, and none of them is meant.",
+            "Name some of them, as a number, several, or a slice; or 'all'.",
+        )
+    return found
+
+
+@torch.no_grad()
+def _at_start(session: Session, prompt: Prompt, seeds: Sequence[int]) -> Points:
+    """The first step of every seed, from the noise itself."""
+    pipe = session.pipe
+    scheduler = copy.deepcopy(pipe.scheduler)
+    scheduler.set_timesteps(session.steps, device=pipe._execution_device)
+    timestep = scheduler.timesteps[0]
+    noise = torch.cat([session.noise(seed) for seed in seeds]) * scheduler.init_noise_sigma
+    latents = scheduler.scale_model_input(noise, timestep)
+    abar = alpha_bar(scheduler, float(timestep))
+    points = Points(
+        prompt,
+        tuple(seeds),
+        (0,),
+        (0,) * len(seeds),
+        latents,
+        repeat(timestep.float(), "-> row", row=len(seeds)),
+        (abar,) * len(seeds),
+        latents,
+        latents,
+        2 * len(seeds),
+    )
+    pieces = [points[rows] for rows in chunks(len(points), rows_at_once(session))]
+    empty = session.unconditional
+    return replace(
+        points,
+        eps_c=torch.cat([predict(session, piece, prompt.embeds) for piece in pieces]),
+        eps_u=torch.cat(
+            [predict(session, replace(piece, prompt=empty), empty.embeds) for piece in pieces]
+        ),
     )
 
 

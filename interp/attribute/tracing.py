@@ -143,7 +143,7 @@ def _direct(
     for row, prompt in enumerate(tqdm(prompts, unit="prompt", disable=None)):
         _must_touch(grid, prompt)
         points = clean_points(session, prompt, seeds, grid.steps)
-        cost.rows += 2 * grid.calls * len(seeds)
+        cost.rows += points.spent
         for rows, patches in _alike(points, list(grid.patches.values())):
             everywhere = frozenset(site.name for site in grid.every)
             asks = [Ask(whole, layers=everywhere) for whole in patches]
