@@ -117,7 +117,8 @@ class Attached:
 
     def reencode(self, prompt: Prompt, token: str | int) -> Prompt:
         """The prompt with other pads, encoded once per run."""
-        key = (self.watch.run, tuple(prompt.ids.tolist()), token)
+        # By prompt, not by its ids: SDXL's zeros have those of the empty prompt.
+        key = (self.watch.run, prompt, token)
         if key not in self._again:
             self._again = {old: made for old, made in self._again.items() if old[0] == key[0]}
             self._again[key] = repad(self.pipe, prompt, token)

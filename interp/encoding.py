@@ -104,8 +104,12 @@ def repad(pipe: Any, prompt: Prompt, token: str | int) -> Prompt:
     Example:
         >>> repad(pipe, prompt, "!").embeds[prompt.at("pad")]
 
-    Nothing of the tokenizer is changed: only the ids behind the prompt's end are.
+    Nothing of the tokenizer is changed: only the ids behind the prompt's end are. All zeros, which
+    SDXL gives its unconditional rows, are no encoding and stay what they are, as they do when the
+    tokenizer of its pipeline pads with something else.
     """
+    if not bool(prompt.embeds.any()):
+        return prompt
     pads = tuple(pad_id(tokenizer, token) for tokenizer, _ in encoders(pipe))
     behind = prompt.category == PAD
     given = [prompt.ids] if prompt.ids_2 is None else [prompt.ids, prompt.ids_2]

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.board import BOARDS
+from interp.budget import GIB
 from interp.errors import InterpError
 from interp.gather import Run, gather
 from interp.hooks import Hooks, Watch, hookable, is_fused
@@ -32,8 +33,6 @@ from interp.tokens import Prompt
 
 CHUNK = 2**24
 """Probabilities held at once, in numbers: rows of a batch are reduced in pieces of this size."""
-
-GIB = 2**30
 
 
 class Log:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import interp as ip
 from interp import Patch, Prompt, attach, encode, record, sites
+from interp.encoding import encoders
 from interp.hooks import Hooks
 from tests.conftest import hook_count
 from tests.runs import PROCESSORS, TEXTS, from_embeds, kernels, latents, processor
@@ -313,6 +314,22 @@ def test_embedding_patches_give_the_images_of_hand_made_embeddings(
     with patch.on(pipe, tokens=a, negative=empty):
         assert torch.equal(from_embeds(pipe, [a.embeds], [a], empty), expected)
     assert torch.equal(patch.embeds(a, pipe), made)
+
+
+def test_repadding_is_changing_the_pad_token_of_the_tokenizers(pipe) -> None:
+    """The authors' way, as the oracle: SDXL's unconditional zeros stay zeros in it."""
+    with ip.repad("!").on(pipe):
+        ours = latents(pipe)
+    tokenizers = [tokenizer for tokenizer, _ in encoders(pipe)]
+    before = [tokenizer.pad_token for tokenizer in tokenizers]
+    try:
+        for tokenizer in tokenizers:
+            tokenizer.pad_token = "!"
+        theirs = latents(pipe)
+    finally:
+        for tokenizer, pad in zip(tokenizers, before, strict=True):
+            tokenizer.pad_token = pad
+    assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("kernel", PROCESSORS)

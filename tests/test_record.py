@@ -318,6 +318,14 @@ def test_recorders_of_one_variable_and_things_that_record_nothing_are_refused(sd
         next(inspect.unwrap(record)(sd1, maps))
 
 
+def test_unknown_layers_are_refused_before_anything_runs(sd1) -> None:
+    with pytest.raises(InterpError, match="selects none of the 7"), record(sd1, layers="up.9"):
+        latents(sd1)
+    wrong = maps(layers="nowhere")
+    with pytest.raises(InterpError, match="selects none of the 7"), record(sd1, mass, wrong):
+        latents(sd1)
+
+
 def test_overflow_is_not_taken_for_an_absent_head(sd1) -> None:
     with ip.scale("sot", 3e38).on(sd1), record(sd1) as log:
         latents(sd1)
