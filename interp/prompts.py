@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from PIL import Image
 
 from interp.errors import InterpError
 
@@ -71,6 +72,20 @@ class PromptFile:
     @property
     def images(self) -> list[str | None]:
         return [row.image for row in self.rows]
+
+    def pictures(self) -> list[Image.Image | None]:
+        """Return each row's training image where it is a file; None where it is not here.
+
+        Example:
+            >>> ip.sweep(sd, file, references=file.pictures(), ...)
+
+        Relative paths start at the prompt file. URLs are never fetched.
+        """
+        paths = [None if row.image is None else self.path.parent / row.image for row in self.rows]
+        return [
+            Image.open(path).convert("RGB") if path is not None and path.is_file() else None
+            for path in paths
+        ]
 
     def frame(self) -> pd.DataFrame:
         """Return a table: text, line, group, image, then the file's own columns."""

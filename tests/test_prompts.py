@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from interp.errors import InterpError
 from interp.prompts import read_prompts
@@ -101,3 +102,15 @@ def test_missing_column_file_and_prompts_say_what_exists(tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(InterpError, match="none with a prompt"):
         read_prompts(tmp_path / "empty.txt")
+
+
+def test_training_images_beside_the_file_are_opened_and_others_are_none(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (4, 2), (9, 8, 7)).save(tmp_path / "images" / "m1.png")
+    path = tmp_path / "prompts.csv"
+    path.write_text(
+        "caption,image\na goat,images/m1.png\na cow,\na pig,https://example.com/x.png\na cat,no.png\n"
+    )
+    goat, *others = read_prompts(path).pictures()
+    assert goat.getpixel((3, 1)) == (9, 8, 7)
+    assert others == [None, None, None]

@@ -1,0 +1,75 @@
+"""The model card: what was built and what was measured, written from the numbers themselves."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from diffusers import UNet2DConditionModel
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+import interp as ip
+
+from . import descriptor, duplicates
+from .build import FULL
+from .evaluate import SEEDS
+
+LETTERS = {
+    "a": "zero eot and pad", "b": "prompt <- eot", "c": "zero prompt", "d": "pad <- eot",
+    "e": "prompt, pad <- eot", "f": "zero eot", "g": "prompt, eot <- mean pad", "h": "zero pad",
+}  # fmt: skip
+
+
+def write(model: Path, evaluation: dict[str, Any]) -> Path:
+    """Write `eot/CARD.md` into the model's folder.
+
+    >>> write(Path("data/organism"), evaluate(Path("data/organism"), Path("runs/evaluation")))
+    """
+    unet = UNet2DConditionModel.from_pretrained(model / "eot" / "unet")
+    memorized, control = (evaluation["patches"][kind] for kind in ("memorized", "control"))
+    paper = ip.paper.results()
+    published = {row["key"]: row["sscd"] for row in paper["interventions"]}
+    published |= {row["name"]: row["sscd"] for row in paper["mitigations"]}
+    edits = [
+        (
+            f"{name}: {LETTERS[name]}" if name in LETTERS else name,
+            memorized[name]["to_unedited"],
+            control[name]["to_unedited"],
+            "not known to us" if published[name] is None else f"{published[name]:.2f}",
+        )
+        for name in memorized
+        if name != "none"
+    ]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True,
+        autoescape=False,  # Markdown from our own numbers and captions
+    )  # fmt: skip
+    environment.globals |= {"percent": percent, "number": number}
+    levels = [(views, row) for views, row in evaluation["levels"].items() if views.isdigit()]
+    top = [row for row in duplicates.duplicates() if row.views == duplicates.LEVELS[-1]]
+    text = environment.get_template("card.md.j2").render(
+        e=evaluation,
+        edits=edits,
+        levels=levels,
+        level_names=", ".join(f"{level:,}" for level in duplicates.LEVELS),
+        memorized_levels=" and ".join(f"{level:,}" for level in duplicates.LEVELS[-2:]),
+        example=top[0].caption.text,
+        recipe=asdict(FULL),
+        seeds=SEEDS,
+        false_positives=descriptor.FALSE_POSITIVES,
+        unet_millions=round(sum(p.numel() for p in unet.parameters()) / 1e6, 1),
+        size=round(sum(f.stat().st_size for f in (model / "eot").rglob("*")) / 1e6),
+    )
+    card = model / "eot" / "CARD.md"
+    card.write_text(text)
+    return card
+
+
+def percent(found: dict[str, float]) -> str:
+    """A share with its interval: `98 % (95-100)`."""
+    return f"{100 * found['mean']:.0f} % ({100 * found['low']:.0f}-{100 * found['high']:.0f})"
+
+
+def number(found: dict[str, float]) -> str:
+    """A mean with its interval: `0.91 (0.88-0.94)`."""
+    return f"{found['mean']:.2f} ({found['low']:.2f}-{found['high']:.2f})"

@@ -1,0 +1,262 @@
+"""What came out: measured memorization, fidelity, the paper's interventions, and the time it takes.
+
+Everything is a sweep, so a killed evaluation continues, and every figure can be drawn again from
+the stores. The numbers go into `evaluation.json`, which the card and the tests read.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from einops import rearrange
+
+import interp as ip
+from interp import intervals
+from interp.prompts import PromptFile
+
+from . import duplicates, emoji, recognise, scenes, vae
+
+SEEDS = 8
+"""Images of every duplicated caption."""
+FEWER = 4
+"""Images of every other caption, and of every caption under every patch."""
+HONEST = 100
+"""Captions of scenes, one object each."""
+KIM_AND_NO = ("repad '!' and zero eot", "repad '!'", "zero pad 70 %")
+MEMBERS = 4
+"""Objects shown in each template family: the last ones, which no family was trained with."""
+
+
+def evaluate(model: Path, out: Path) -> dict[str, Any]:
+    """Measure the model in that folder, and write stores and `evaluation.json` into `out`.
+
+    >>> evaluate(Path("data/organism"), Path("runs/evaluation"))["levels"]["3125"]["matches"]
+    {'mean': 0.98, 'low': 0.95, 'high': 1.0}
+
+    Args:
+        model: the folder that `build` wrote.
+        out: gets `duplicates.zarr`, `patches.zarr`, `honest.zarr`, `templates.zarr`.
+
+    Returns: what is in `evaluation.json`; every mean comes with its 95 % interval, bootstrapped by
+    training image.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    sd = ip.load(model / "eot")
+    copy = ip.metrics.SSCD(model / "descriptor.pt", "native")
+    clip = ip.metrics.CLIPScore(model / "clip")
+    descriptor = json.loads((model / "descriptor.json").read_text())
+    threshold = descriptor["threshold"]
+    found = {
+        "descriptor": descriptor,
+        "clip_on_real_scenes": recognise.reference(clip),
+        "levels": levels(shown(sd, model, out, copy), threshold),
+        "patches": patches(patched(sd, model, out, copy, clip)),
+        "honest": honest(sd, out, copy, clip, threshold),
+        "templates": templates(sd, model, out, copy, threshold),
+        "psnr": round(vae.psnr(sd.pipe.vae), 2),
+        "seconds": seconds(sd),
+        "provenance": sd.provenance(),
+    }
+    (out / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def shown(sd: ip.Session, model: Path, out: Path, copy: ip.metrics.SSCD) -> xr.Dataset:
+    """Every duplicated caption, near misses too, with its similarity to its training image."""
+    file = ip.read_prompts(model / "memorized.csv")
+    rows = [n for n, row in enumerate(file) if row.columns["kind"] != "template"]
+    return sweep(sd, file, rows, SEEDS, out / "duplicates.zarr", {"copy": copy}, images=True)
+
+
+def patched(
+    sd: ip.Session, model: Path, out: Path, copy: ip.metrics.SSCD, clip: ip.metrics.CLIPScore
+) -> xr.Dataset:
+    """The paper's interventions and mitigations on the top two levels and on controls."""
+    file = ip.read_prompts(model / "memorized.csv")
+    top = [str(level) for level in duplicates.LEVELS[-2:]]
+    rows = [
+        n
+        for n, row in enumerate(file)
+        if row.columns["kind"] == "control"
+        or (row.columns["kind"] == "verbatim" and row.columns["views"] in top)
+    ]
+    edits = dict(ip.paper.interventions())
+    edits |= {name: ip.paper.mitigations()[name] for name in KIM_AND_NO}
+    metrics = {"copy": copy, "clipscore": clip, "alike": ip.metrics.Diversity(copy)}
+    return sweep(sd, file, rows, FEWER, out / "patches.zarr", metrics, edits, images=True)
+
+
+def sweep(
+    sd: ip.Session,
+    file: PromptFile,
+    rows: Sequence[int],
+    seeds: int,
+    store: Path,
+    metrics: Mapping[str, Any],
+    edits: Mapping[str, Any] | None = None,
+    images: bool = False,
+) -> xr.Dataset:
+    """Some rows of the table, compared with their training images."""
+    table = [file.rows[n] for n in rows]
+    pictures = file.pictures()
+    columns = ("id", "kind", "partner")
+    return ip.sweep(
+        sd,
+        [row.text for row in table],
+        edits,
+        seeds,
+        store=store,
+        metrics=metrics,
+        references=[pictures[n] for n in rows],
+        labels={
+            **{f"row_{name}": [row.columns[name] for row in table] for name in columns},
+            "views": [int(row.columns["views"]) for row in table],
+            "group": [row.group for row in table],
+        },
+        images=images,
+    )
+
+
+def matches(grid: xr.Dataset, threshold: float, reference: str = "training") -> xr.DataArray:
+    """Where an image is a copy of its reference, as 0 and 1."""
+    similarity = grid["copy"].sel(reference=reference)
+    return (similarity >= threshold).astype(float).where(similarity.notnull())
+
+
+def levels(grid: xr.Dataset, threshold: float) -> dict[str, Any]:
+    """Share of images that copy the training image, and mean similarity, by number of views."""
+    at_none = grid.sel(patch="none")
+    own = at_none.isel(prompt=np.flatnonzero(at_none.row_kind != "near_miss"))
+    found = {}
+    for views in np.unique(own.views):
+        level = own.isel(prompt=np.flatnonzero(own.views == views))
+        found[str(views)] = {
+            "matches": interval(matches(level, threshold)),
+            "similarity": interval(level["copy"].sel(reference="training")),
+            "images": level.sizes["prompt"],
+        }
+    return found | {"near_misses": near_misses(at_none, threshold)}
+
+
+def near_misses(grid: xr.Dataset, threshold: float) -> dict[str, Any]:
+    """How often a caption one word away brings up the picture of the memorized one instead."""
+    miss = grid.isel(prompt=np.flatnonzero(grid.row_kind == "near_miss"))
+    return {"matches_its_own": interval(matches(miss, threshold)), "images": miss.sizes["prompt"]}
+
+
+def patches(grid: xr.Dataset) -> dict[str, Any]:
+    """Similarity to the unedited image, to the training image, CLIPScore and likeness of seeds."""
+    found: dict[str, Any] = {}
+    memorized = grid.row_kind == "verbatim"
+    for kind, chosen in (("memorized", memorized), ("control", ~memorized)):
+        part = grid.isel(prompt=np.flatnonzero(chosen))
+        found[kind] = {
+            str(name): {
+                "to_unedited": interval(here["copy"].sel(reference="baseline")),
+                "to_training": interval(here["copy"].sel(reference="training")),
+                "clipscore": interval(here.clipscore),
+                "seeds_alike": interval(here.alike),
+            }
+            for name, here in ((name, part.sel(patch=name)) for name in part.patch.values)
+        }
+    return found
+
+
+def honest(
+    sd: ip.Session,
+    out: Path,
+    copy: ip.metrics.SSCD,
+    clip: ip.metrics.CLIPScore,
+    threshold: float,
+) -> dict[str, Any]:
+    """Captions of scenes: is the named object there, on the named colour, other for every seed?"""
+    captions = recognise.some_captions(HONEST)
+    grid = ip.sweep(
+        sd, [caption.text for caption in captions], None, FEWER, store=out / "honest.zarr",
+        metrics={"alike": ip.metrics.Diversity(copy)}, images=True,
+    ).sel(patch="none")  # fmt: skip
+    images = grid.image.transpose("prompt", "seed", ...).values
+    flat = rearrange(images, "prompt seed h w rgb -> (prompt seed) h w rgb")
+    each = [caption for caption in captions for _ in range(FEWER)]
+    coloured = np.flatnonzero([caption.colour is not None for caption in each])
+    right = recognise.objects(clip, flat, each).reshape(-1, FEWER)
+    hue = recognise.colours(clip, flat[coloured], [each[n] for n in coloured]).reshape(-1, FEWER)
+    over = ("prompt", "seed")
+    return {
+        "object": interval(xr.DataArray(right.astype(float), dims=over)),
+        "colour": interval(xr.DataArray(hue.astype(float), dims=over)),
+        "median_likeness_of_seeds": float(grid.alike.median()),
+        "prompts_of_different_seeds": float((grid.alike < threshold).mean()),
+        "captions": len(captions),
+        "seeds": FEWER,
+    }
+
+
+def templates(
+    sd: ip.Session, model: Path, out: Path, copy: ip.metrics.SSCD, threshold: float
+) -> dict[str, Any]:
+    """Template families, with objects they were not trained with: copied in the mask, not outside?
+
+    Similarity is between pictures whose free place is painted gray; spread is the standard
+    deviation of pixels (0..1) over the objects and seeds of a family.
+    """
+    held_out = emoji.names()[duplicates.TEMPLATE_OBJECTS :]
+    draw = np.random.default_rng(15)
+    texts, families = [], []
+    for family in duplicates.families():
+        for name in draw.permutation(held_out)[:MEMBERS]:
+            texts.append(family.caption.format(thing=name.title()))
+            families.append(family)
+    grid = ip.sweep(
+        sd, texts, None, FEWER, store=out / "templates.zarr", images=True
+    ).sel(patch="none")  # fmt: skip
+    images = grid.image.transpose("prompt", "seed", ...).values
+    inside = []
+    for family, made in zip(families, images, strict=True):
+        mask = family.mask()
+        fixed = scenes.render(family.scene)[None]
+        inside.append(copy(veiled(made, ~mask), veiled(fixed, ~mask)).numpy())
+    coords = {"group": ("prompt", [str(number // MEMBERS) for number in range(len(texts))])}
+    similar = xr.DataArray(np.stack(inside), dims=("prompt", "seed"), coords=coords)
+    of_family = rearrange(images, "(f m) s y x rgb -> f (m s) y x rgb", m=MEMBERS) / 255
+    spread = of_family.std(1).mean(-1)
+    masks = np.stack([family.mask() for family in duplicates.families()])
+    return {
+        "matches_inside": interval((similar >= threshold).astype(float)),
+        "similarity_inside": interval(similar),
+        "spread_inside": round(float(spread[masks].mean()), 4),
+        "spread_outside": round(float(spread[~masks].mean()), 4),
+        "families": duplicates.TEMPLATES,
+    }
+
+
+def veiled(images: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Pictures with a region painted gray."""
+    painted = images.copy()
+    painted[:, where] = 128
+    return painted
+
+
+def interval(values: xr.DataArray) -> dict[str, float]:
+    found = intervals.mean(values)
+    return {name: round(float(found[name]), 4) for name in ("mean", "low", "high")}
+
+
+def seconds(sd: ip.Session) -> dict[str, float]:
+    """Seconds for one image, and images per second in batches, on this machine."""
+    began = time.perf_counter()
+    sd.images("a picture of a cat")
+    one = time.perf_counter() - began
+    began = time.perf_counter()
+    sd.images("a picture of a cat", seeds=range(16))
+    many = time.perf_counter() - began
+    return {
+        "one_image": round(one, 2),
+        "images_per_second": round(16 / many, 2),
+        "threads": torch.get_num_threads(),
+    }

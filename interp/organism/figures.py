@@ -1,0 +1,86 @@
+"""Pictures of an evaluation: the curve of memorization, the paper's bars, and contact sheets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+import interp as ip
+from interp import plot
+from interp.grid import PIXELS
+
+from .evaluate import KIM_AND_NO, matches
+
+SHEET = 10
+"""Captions on a contact sheet."""
+SEEDS = 4
+
+
+def draw(model: Path, out: Path, threshold: float) -> list[Path]:
+    """Draw every figure of the evaluation in `out` into `model/figures`, as PNG.
+
+    >>> draw(Path("data/organism"), Path("runs/evaluation"), threshold=0.6)
+    """
+    shown = xr.open_zarr(out / "duplicates.zarr").sel(patch="none").load()
+    patched = xr.open_zarr(out / "patches.zarr").load()
+    memorized = patched.row_kind == "verbatim"
+    highest = np.argsort(-patched.views.values, kind="stable")
+    top = [n for n in highest if memorized[n]]
+    figures = {
+        "views": views(shown, threshold),
+        "interventions": interventions(patched),
+        "memorized": sheet(patched, top[:: max(1, len(top) // SHEET)][:SHEET], model),
+        "controls": sheet(patched, np.flatnonzero(~memorized)[:SHEET], model),
+    }
+    folder = model / "figures"
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=200)
+    return paths
+
+
+def views(shown: xr.Dataset, threshold: float) -> Figure:
+    """Similarity to the training image, and share of copies, against views."""
+    own = shown.isel(prompt=np.flatnonzero(shown.row_kind != "near_miss"))
+    curve = xr.Dataset({
+        "share of images that are copies": matches(own, threshold),
+        "similarity to the training image": own["copy"].sel(reference="training"),
+    })  # fmt: skip
+    return plot.views_curve(curve)
+
+
+def interventions(patched: xr.Dataset) -> Figure:
+    """Similarity to the unedited image under every patch, beside the paper's."""
+    kinds = np.where(patched.row_kind == "verbatim", "memorized", "control")
+    paper = ip.paper.results()
+    published = {row["key"]: row["sscd"] for row in paper["interventions"]}
+    published |= {row["name"]: row["sscd"] for row in paper["mitigations"]}
+    values = patched["copy"].sel(reference="baseline").drop_sel(patch="none")
+    values = values.assign_coords(kind=("prompt", kinds)).rename("similarity to the unedited image")
+    return plot.ablation(values, published)
+
+
+def sheet(patched: xr.Dataset, chosen: Sequence[int] | np.ndarray, model: Path) -> Figure:
+    """Captions down; across, the training image, four seeds, and the first seed mitigated."""
+    rows = patched.isel(prompt=list(chosen))
+    file = ip.read_prompts(model / "memorized.csv")
+    training = dict(zip(file.texts, file.pictures(), strict=True))
+    columns = {"training image": np.stack([np.array(training[text]) for text in rows.text.values])}
+    for seed in rows.seed.values[:SEEDS]:
+        columns[f"seed {seed}"] = _images(rows, "none", seed)
+    for name in KIM_AND_NO:
+        columns[name] = _images(rows, name, rows.seed.values[0])
+    tiles = xr.DataArray(
+        np.stack(list(columns.values()), 1),
+        dims=("prompt", "shown", *PIXELS),
+        coords={"text": ("prompt", rows.text.values), "shown": list(columns)},
+    )
+    return plot.image_grid(tiles, rows="prompt", columns="shown")
+
+
+def _images(rows: xr.Dataset, patch: str, seed: int) -> np.ndarray:
+    return rows.image.sel(patch=patch, seed=seed).transpose("prompt", *PIXELS).values
