@@ -14,6 +14,9 @@ from jaxtyping import Float
 
 from interp.errors import InterpError
 
+Groups = Sequence[Hashable] | np.ndarray | xr.DataArray | None
+"""One label for each prompt, equal where prompts share a training image."""
+
 LEVEL = 0.95
 RESAMPLES = 1000
 GROUP = "group"
@@ -43,9 +46,7 @@ def resample(
     return draws[:, [numbers[group] for group in groups]].astype(np.float64)
 
 
-def groups_of(
-    scores: xr.DataArray, groups: Sequence[Hashable] | xr.DataArray | None = None
-) -> list[Hashable]:
+def groups_of(scores: xr.DataArray, groups: Groups = None) -> list[Hashable]:
     """The group of every prompt: as given, or the coordinate `group`, or each its own.
 
     Example:
@@ -56,7 +57,7 @@ def groups_of(
     """
     if groups is None:
         groups = scores[GROUP] if GROUP in scores.coords else range(scores.sizes["prompt"])
-    labels = list(groups.values.tolist() if isinstance(groups, xr.DataArray) else groups)
+    labels = list(np.asarray(groups).tolist() if hasattr(groups, "dtype") else groups)
     if len(labels) != scores.sizes["prompt"]:
         raise InterpError(
             f"{len(labels)} groups were given.",
@@ -68,7 +69,7 @@ def groups_of(
 
 def mean(
     values: xr.DataArray,
-    groups: Sequence[Hashable] | xr.DataArray | None = None,
+    groups: Groups = None,
     *,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
@@ -89,7 +90,8 @@ def mean(
         seed: of the resampling.
 
     Returns:
-        `mean`, `low` and `high`; both ends are NaN where there is only one group.
+        `mean`, `low` and `high`; both ends are NaN where there is only one group, or so few were
+        measured that a resample has none of them.
     """
     over = [dim for dim in values.dims if dim == "seed"]
     labels = groups_of(values, groups)
@@ -98,7 +100,7 @@ def mean(
     with np.errstate(invalid="ignore"):  # a resample may hold nothing that was measured
         drawn = xr.dot(weight, totals, dim="prompt") / xr.dot(weight, counts, dim="prompt")
     tail = (1 - level) / 2
-    ends = drawn.quantile([tail, 1 - tail], dim="resample")
+    ends = drawn.quantile([tail, 1 - tail], dim="resample", skipna=False)
     if len(set(labels)) == 1:
         ends = ends * np.nan
     return xr.Dataset(
