@@ -164,10 +164,11 @@ def _download(name: str, local_files_only: bool, revision: str | None) -> Path:
 def _check_vocabulary(pipe: Any) -> None:
     """Where its files are missing, transformers makes up a tokenizer that knows no words."""
     for tokenizer, encoder in encoders(pipe):
-        if len(tokenizer) < encoder.config.vocab_size:
+        config: Any = encoder.config
+        if len(tokenizer) < config.vocab_size:
             raise ValueError(
-                f"its tokenizer has {len(tokenizer)} of the {encoder.config.vocab_size} tokens of "
-                "its text encoder."
+                f"its tokenizer has {len(tokenizer)} of the {config.vocab_size} tokens of its text "
+                "encoder."
             )
 
 
