@@ -307,7 +307,7 @@ def test_prompts_of_another_model_are_refused(one, sdxl):
 
 def test_a_prompt_that_is_cut_says_so_once(one):
     with pytest.warns(UserWarning, match="was cut off") as caught:
-        one.run(" ".join(["goat"] * 75) + " Antique Poster", seeds=[0, 1], patch=FEW)
+        one.run(" ".join(["goat"] * 75) + " Antique Poster", seeds=[0, 1], patch=zero("eot"))
     cut = [str(warning.message) for warning in caught if "was cut off" in str(warning.message)]
     assert len(cut) == 1
     assert "'Antique Poster' was cut off" in cut[0]
