@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -184,15 +184,14 @@ def _references(
     return batches
 
 
-def _alone(kept: Store) -> FileLock:
+def _alone(kept: Store) -> AcquireReturnProxy:
     """A lock against two sweeps on one store; the system opens it when its holder is killed."""
     lock = FileLock(kept.path.with_name(f".{kept.path.name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout as error:
         raise InterpError(
             f"The sweep in {kept.path} was to be run.",
             "Another process is writing it.",
             "Wait for it or end it; xr.open_zarr reads the store meanwhile.",
         ) from error
-    return lock

@@ -197,6 +197,8 @@ def facts(
         else None,
         "labels": dict(columns),
         "seeds": list(plan.seeds),
+        # JSON objects have no order, the axis has one.
+        "patch": list(patches),
         "patches": patches,
         "trajectory": "own",
         "metrics": {name: _said(metric) for name, metric in plan.metrics.items()},
@@ -227,7 +229,9 @@ def difference(before: Any, now: Any, name: str = "") -> str | None:
     elif isinstance(before, list) and isinstance(now, list) and len(str((before, now))) > 200:
         return f"there are {len(before)} {name} there and {len(now)} here"
     else:
-        return None if before == now else f"{name} is {before!r} there and {now!r} here"
+        # NaN, a label that is missing, is no difference to NaN.
+        same = before == now or (before != before and now != now)
+        return None if same else f"{name} is {before!r} there and {now!r} here"
     return next((found for key, a, b in pairs if (found := difference(a, b, key))), None)
 
 
