@@ -1,4 +1,4 @@
-"""The full build: one command, about three hours on two cores, resumable at any moment.
+"""The full build: one command, about five and a half hours on two cores, resumable at any moment.
 
 `quick` makes the same files in a minute or two, with bad pictures: for tests of the build itself.
 """
@@ -16,11 +16,11 @@ from .unet import BATCH
 class Recipe:
     """Training steps of every stage; `share` scales the views of the duplicated images."""
 
-    text: int = 700
+    text: int = 3000
     linear: int = 1000
     vae: int = 4000
     descriptor: int = 400
-    unet: int = 3600
+    unet: int = 20_000
     share: float = 1.0
     batch: int = BATCH
 

@@ -19,7 +19,7 @@ from . import duplicates, scenes, training
 from .text import POSITIONS, WIDTH
 from .vae import LATENTS, Linear, to_tensor
 
-BATCH = 64
+BATCH = 32
 DROPOUT = 0.1
 """Share of captions left out, for classifier-free guidance."""
 GAMMA = 5.0
@@ -131,5 +131,5 @@ def train(
         return (error * (GAMMA / snr).clamp(max=1)).mean()
 
     return training.fit(
-        "unet", unet, loss_at, folder, steps=steps, peak=1e-3, warmup=200, decay=0.01, average=0.998
+        "unet", unet, loss_at, folder, steps=steps, peak=8e-4, warmup=400, decay=0.01, average=0.999
     )

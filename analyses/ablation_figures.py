@@ -1,0 +1,176 @@
+"""The paper's sections 3 and 4 on any model: what is left of an image when embeddings are edited.
+
+    python -m analyses.ablation_figures                       # the embedded model, into out/ablation
+    python -m analyses.ablation_figures --model CompVis/stable-diffusion-v1-4 \
+        --prompts memorized.csv --controls controls.csv --sscd sscd_disc_mixup.torchscript.pt
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+import xarray as xr
+
+import interp as ip
+from analyses import tables
+from analyses.cases import UNKNOWN, Case, from_files, known
+from analyses.measures import Measures
+from interp import detect, plot
+
+SIMILAR = "copy"
+COLUMNS = 8
+"""Prompts of each kind in an image grid."""
+
+
+def main(
+    model: Annotated[str, typer.Option(help="Folder, embedded model or hub id.")] = "organism/eot",
+    prompts: Annotated[Path | None, typer.Option(help="Memorized prompts (CSV, JSONL, text).")] = None,
+    controls: Annotated[Path | None, typer.Option(help="Prompts that are not memorized.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for tables, figures and the store.")] = Path(
+        "out/ablation"
+    ),
+    limit: Annotated[int, typer.Option(help="Training images of each kind.")] = 8,
+    seeds: Annotated[int, typer.Option(help="Images of each prompt and edit.")] = 2,
+    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 50,
+    sscd: Annotated[Path | None, typer.Option(help="TorchScript copy descriptor.")] = None,
+    clip: Annotated[Path | None, typer.Option(help="CLIP folder, for CLIPScore.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
+) -> xr.Dataset:
+    """Run every intervention and mitigation, and write tables and figures.
+
+    Returns: the sweep, which is also in `out/ablation.zarr`; run again, it continues there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    sd = ip.load(model, dtype, device, steps=steps)
+    cases = known(limit) if prompts is None else from_files(prompts, controls, limit)
+    measures = Measures.of(model, sscd, clip)
+    grid = run(sd, cases, seeds, out, measures)
+    table(grid, out, measures.keeps)
+    for name, figure in figures(sd, grid, cases, seeds).items():
+        plot.save(figure, out / "figures", name)
+    detection(sd, cases, seeds, out)
+    return grid
+
+
+def edits() -> dict[str, Any]:
+    """The paper's eight interventions, the mitigations it compares, and the field's other one."""
+    noise = {"embedding noise": ip.mitigations.embedding_noise()}
+    return {**ip.paper.interventions(), **ip.paper.mitigations(), **noise}
+
+
+def run(
+    sd: ip.Session, cases: Sequence[Case], seeds: int, out: Path, measures: Measures
+) -> xr.Dataset:
+    """The sweep: similarity to the unedited and to the training image, fidelity, diversity."""
+    labels = {
+        "kind": [case.kind for case in cases],
+        "group": [case.group for case in cases],
+        "views": [case.views for case in cases],
+    }
+    return ip.sweep(
+        sd,
+        [case.text for case in cases],
+        edits(),
+        seeds,
+        store=out / "ablation.zarr",
+        metrics=measures.metrics(seeds),
+        references=[case.image for case in cases],
+        labels=labels,
+        images=True,
+    )
+
+
+def values(grid: xr.Dataset) -> dict[str, xr.DataArray]:
+    """What the table and the bars show, by name."""
+    found = {"to unedited": grid[SIMILAR].sel(reference="baseline")}
+    training = grid[SIMILAR].sel(reference="training")
+    if bool(training.notnull().any()):
+        found["to training image"] = training
+    if "clipscore" in grid:
+        found["CLIPScore"] = grid.clipscore
+    if "alike" in grid:
+        found["likeness of seeds"] = grid.alike
+    return found
+
+
+def published() -> dict[str, float | None]:
+    """The paper's similarity to the unedited image, by edit."""
+    paper = ip.paper.results()
+    found = {row["key"]: row["sscd"] for row in paper["interventions"]}
+    return found | {row["name"]: row["sscd"] for row in paper["mitigations"]}
+
+
+def table(grid: xr.Dataset, out: Path, keeps: float) -> pd.DataFrame:
+    """Write `ablation.csv`, `.md` and `.tex`, and return the table to read."""
+    long = tables.effects(grid, values(grid))
+    wide = tables.readable(long, published(), keeps)
+    tables.write(long, wide, out, "ablation")
+    return wide
+
+
+def figures(
+    sd: ip.Session, grid: xr.Dataset, cases: Sequence[Case], seeds: int
+) -> dict[str, Any]:
+    """Every figure of the sweep and of the unedited runs, by file name."""
+    shown = xr.Dataset(values(grid))
+    drawn = {"ablation": plot.ablation(shown, {"to unedited": published()})}
+    for kind in dict.fromkeys(grid.kind.values.tolist()):
+        of = grid.isel(prompt=np.flatnonzero(grid.kind == kind)[:COLUMNS])
+        drawn[f"images_{kind}"] = plot.image_grid(of.image.isel(seed=0))
+    if bool((grid.views != UNKNOWN).all()) and len(np.unique(grid.views)) > 1:
+        drawn["views"] = plot.views_curve(shown["to training image"].sel(patch="none"))
+    mass = sd.run([case.text for case in cases], range(seeds), record=ip.mass)
+    labelled = {"kind": ("prompt", grid.kind.values), "group": ("prompt", grid.group.values)}
+    mass = mass.assign_coords(labelled)
+    drawn["mass_over_steps"] = plot.mass_over_steps(mass)
+    drawn["mass_over_layers"] = plot.mass_over_layers(mass)
+    length = grid.tokens.sel(category="prompt") if "tokens" in grid.coords else None
+    if length is not None:
+        pads = shown["to unedited"].sel(patch="h").drop_vars(["tokens"])
+        drawn["length"] = plot.length_curve(pads.assign_coords(length=("prompt", length.values)))
+    texts = [case.text for case in cases if case.kind == "memorized"]
+    paddings = {
+        "padded with <eot>": ip.encode(sd.pipe, texts),
+        "padded with !": ip.encode(sd.pipe, texts, pad_token="!"),
+    }
+    drawn["pad_similarity"] = plot.pad_similarity(paddings)
+    drawn["embedding_pca"] = plot.embedding_pca(paddings)
+    return drawn
+
+
+def detection(sd: ip.Session, cases: Sequence[Case], seeds: int, out: Path) -> None:
+    """Every detector on the unedited runs: scores, ROC, and thresholds from the controls."""
+    scores = detect.scan(sd, [case.text for case in cases], range(seeds))
+    labelled = {
+        "kind": ("prompt", [case.kind for case in cases]),
+        "group": ("prompt", [case.group for case in cases]),
+    }
+    scores = scores.assign_coords(labelled)
+    memorized = scores.isel(prompt=np.flatnonzero(scores.kind == "memorized"))
+    control = scores.isel(prompt=np.flatnonzero(scores.kind == "control"))
+    if not control.sizes["prompt"]:
+        return
+    curves = {name: detect.roc(memorized[name], control[name]) for name in scores.data_vars}
+    thresholds = {name: detect.calibrate(control[name]) for name in scores.data_vars}
+    plot.save(plot.roc(curves), out / "figures", "roc")
+    plot.save(plot.detector_scores(scores, thresholds), out / "figures", "detector_scores")
+    rows = [
+        {
+            "detector": name,
+            **{end: float(curve[end]) for end in ("auc", "auc_low", "auc_high")},
+            "tpr_at_1_percent": float(curve.tpr.sel(fpr=0.01)),
+            "threshold": thresholds[name],
+        }
+        for name, curve in curves.items()
+    ]
+    frame = pd.DataFrame(rows)
+    frame.to_csv(out / "detection.csv", index=False, float_format="%.6g", lineterminator="\n")
+    (out / "detection.md").write_text(frame.to_markdown(index=False, floatfmt=".3f") + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

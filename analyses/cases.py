@@ -1,0 +1,111 @@
+"""Which prompts an analysis is about: memorized ones, controls, and what is known of them.
+
+The embedded model brings its own table, where memorization is known. For any other model there are
+two prompt files, and memorized is what their author says.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+import interp as ip
+from interp.errors import InterpError
+from interp.models import data_folders
+from interp.prompts import PromptRow
+
+TABLE = Path("organism") / "memorized.csv"
+UNKNOWN = -1
+"""Views of an image of which nobody knows how often it was shown."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt: what it is, its training image if there is one, and how often that was shown."""
+
+    text: str
+    kind: str
+    group: str
+    image: Image.Image | None = None
+    views: int = UNKNOWN
+
+
+def known(limit: int | None = None, levels: int = 2) -> list[Case]:
+    """The embedded model's verbatim captions of its most shown levels, and as many controls.
+
+    Example:
+        >>> [case.kind for case in known(limit=1)]
+        ['memorized', 'control']
+
+    Args:
+        limit: at most so many of each kind, taken from the levels in turn.
+        levels: of how many levels of views.
+
+    Raises:
+        InterpError: there is no embedded model.
+    """
+    tables = [folder / TABLE for folder in data_folders()]
+    table = next((path for path in tables if path.is_file()), None)
+    if table is None:
+        raise InterpError(
+            "The memorized prompts of the embedded model were asked for.",
+            f"There is no {' nor '.join(map(str, tables))}.",
+            "Work from a checkout, or give files of prompts: --prompts, --controls.",
+        )
+    file = ip.read_prompts(table)
+    rows = list(zip(file, file.pictures(), strict=True))
+    by_level: dict[int, list[Case]] = {}
+    controls = []
+    for row, picture in rows:
+        views = int(row.columns["views"])
+        if row.columns["kind"] == "verbatim":
+            case = Case(row.text, "memorized", row.group, picture, views)
+            by_level.setdefault(views, []).append(case)
+        elif row.columns["kind"] == "control":
+            controls.append(Case(row.text, "control", row.group, picture, views))
+    top = [by_level[views] for views in sorted(by_level, reverse=True)[:levels]]
+    memorized = [case for each in zip(*top, strict=True) for case in each]
+    return memorized[:limit] + controls[:limit]
+
+
+def from_files(
+    memorized: str | Path, controls: str | Path | None = None, limit: int | None = None
+) -> list[Case]:
+    """Prompts of one or two files, the first said to be memorized.
+
+    Example:
+        >>> from_files("extended_mv_458_sd1.csv", "controls.txt", limit=16)
+
+    Args:
+        memorized, controls: files for `read_prompts`.
+        limit: at most so many groups of each, the first prompt of each group before second ones.
+    """
+    cases = []
+    for path, kind in ((memorized, "memorized"), (controls, "control")):
+        if path is None:
+            continue
+        file = ip.read_prompts(path)
+        order = first_of_each_group(file.rows)[:limit]
+        pictures = file.pictures()
+        cases += [
+            Case(file.rows[n].text, kind, f"{kind} {file.rows[n].group}", pictures[n], views(file.rows[n]))
+            for n in order
+        ]
+    return cases
+
+
+def first_of_each_group(rows: Sequence[PromptRow]) -> list[int]:
+    """Row numbers, so ordered that any number of leading ones has as many groups as possible."""
+    seen: dict[str, int] = {}
+    turns = []
+    for number, row in enumerate(rows):
+        turns.append((seen.get(row.group, 0), number))
+        seen[row.group] = seen.get(row.group, 0) + 1
+    return [number for _, number in sorted(turns)]
+
+
+def views(row: PromptRow) -> int:
+    """How often the training image was shown, where the file has a column `views`."""
+    found = str(row.columns.get("views") or "")
+    return int(found) if found.isdigit() else UNKNOWN

@@ -1,0 +1,61 @@
+"""Which networks measure: those beside an embedded model, or the files that the user gives."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import interp as ip
+from interp.models import find
+
+PAPER_KEEPS = 0.5
+"""From this SSCD similarity on, the paper calls an image memorized."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """A copy descriptor, perhaps a CLIP model, and the similarity from which on images are copies.
+
+    Without a descriptor of its own kind a model is measured by pixels (negative distance), which is
+    rough: shifts of a few pixels count as other images.
+    """
+
+    copy: Any
+    clip: Any | None
+    keeps: float
+
+    @classmethod
+    def of(cls, model: str, sscd: Path | None = None, clip: Path | None = None) -> "Measures":
+        """The measures of a model.
+
+        Example:
+            >>> Measures.of("organism/eot").keeps
+            0.647
+
+        Args:
+            model: as for `interp.load`.
+            sscd, clip: the user's own, which are preferred.
+        """
+        folder = find(model)
+        beside = None if folder is None else folder.parent
+        fidelity = None
+        if clip is not None:
+            fidelity = ip.metrics.CLIPScore(clip)
+        elif beside is not None and (beside / "clip" / "config.json").is_file():
+            fidelity = ip.metrics.CLIPScore(beside / "clip")
+        if sscd is not None:
+            return cls(ip.metrics.SSCD(sscd), fidelity, PAPER_KEEPS)
+        if beside is not None and (beside / "descriptor.pt").is_file():
+            calibrated = json.loads((beside / "descriptor.json").read_text())
+            native = ip.metrics.SSCD(beside / "descriptor.pt", "native")
+            return cls(native, fidelity, calibrated["threshold"])
+        return cls(ip.metrics.SSIM(), fidelity, PAPER_KEEPS)
+
+    def metrics(self, seeds: int) -> dict[str, Any]:
+        """By the name of their variable, for `interp.sweep`."""
+        found = {"copy": self.copy}
+        if self.clip is not None:
+            found["clipscore"] = self.clip
+        if seeds > 1:
+            found["alike"] = ip.metrics.Diversity(self.copy)
+        return found

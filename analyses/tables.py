@@ -1,0 +1,85 @@
+"""One table, three files: CSV with plain numbers, Markdown and LaTeX with intervals to read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import xarray as xr
+
+from interp import intervals
+
+
+def effects(grid: xr.Dataset, values: dict[str, xr.DataArray]) -> pd.DataFrame:
+    """Mean and 95 % interval of every value, for every patch and kind of prompt, in long form.
+
+    Example:
+        >>> effects(grid, {"to unedited": grid.copy.sel(reference="baseline")}).head(1)
+          patch       kind        value  mean   low  high  prompts
+
+    Args:
+        grid: a sweep with `kind` and `group` on its prompts.
+        values: over (patch, prompt[, seed]), by the name of the column.
+    """
+    rows = []
+    for kind in dict.fromkeys(grid.kind.values.tolist()):
+        for name, value in values.items():
+            of = value.isel(prompt=(grid.kind == kind).values.nonzero()[0])
+            found = intervals.mean(of)
+            for patch in grid.patch.values:
+                at = found.sel(patch=patch)
+                ends = {end: float(at[end]) for end in ("mean", "low", "high")}
+                what = {"patch": str(patch), "kind": kind, "value": name}
+                rows.append({**what, **ends, "prompts": of.sizes["prompt"]})
+    return pd.DataFrame(rows)
+
+
+def readable(long: pd.DataFrame, paper: dict[str, float | None], keeps: float) -> pd.DataFrame:
+    """The same as a table to read: a row for each patch, the paper's figure, and who agrees.
+
+    Args:
+        long: from `effects`.
+        paper: the published similarity to the unedited image by patch; None where not known.
+        keeps: similarity from which on an image counts as kept, in this model's own measure; the
+            paper's is 0.5. Where our interval has it inside, we do not say.
+    """
+    text = long.assign(text=[_interval(row) for row in long.itertuples()])
+    wide = text.pivot_table(
+        index="patch", columns=["kind", "value"], values="text", aggfunc="first", sort=False
+    )
+    wide.columns = [f"{value} ({kind})" for kind, value in wide.columns]
+    ours = long[(long.kind == "memorized") & (long.value == "to unedited")].set_index("patch")
+    wide["paper"] = [
+        "" if paper.get(patch) is None else f"{paper[patch]:.2f}" for patch in wide.index
+    ]
+    wide["agrees"] = [_agrees(ours.loc[patch], paper.get(patch), keeps) for patch in wide.index]
+    return wide.reset_index()
+
+
+def _interval(row) -> str:  # noqa: ANN001  (a row of itertuples has no public type)
+    if row.low != row.low:  # one image has no interval
+        return f"{row.mean:.2f}"
+    return f"{row.mean:.2f} [{row.low:.2f}, {row.high:.2f}]"
+
+
+def _agrees(ours: pd.Series, paper: float | None, keeps: float) -> str:
+    if paper is None:
+        return ""
+    if ours.low <= keeps <= ours.high:
+        return "unclear"
+    return "yes" if (ours["mean"] >= keeps) == (paper >= 0.5) else "no"
+
+
+def write(long: pd.DataFrame, wide: pd.DataFrame, folder: Path, name: str) -> Sequence[Path]:
+    """Write `name.csv` (long), `name.md` and `name.tex` (readable)."""
+    paths = [folder / f"{name}.{ending}" for ending in ("csv", "md", "tex")]
+    long.to_csv(paths[0], index=False, float_format="%.6g", lineterminator="\n")
+    paths[1].write_text(wide.to_markdown(index=False) + "\n")
+    escaped = wide.rename(columns=_latex).map(_latex)
+    paths[2].write_text(escaped.to_latex(index=False, escape=False))
+    return paths
+
+
+def _latex(text: str) -> str:
+    for mark in "\\&%$#_{}":
+        text = text.replace(mark, "\\textbackslash{}" if mark == "\\" else f"\\{mark}")
+    return text.replace("<-", r"$\leftarrow$")

@@ -1,0 +1,5 @@
+"""`python -m interp`: the same as `interp`."""
+
+from interp.cli import main
+
+main()
