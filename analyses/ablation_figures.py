@@ -1,6 +1,6 @@
 """The paper's sections 3 and 4 on any model: what is left of an image when embeddings are edited.
 
-    python -m analyses.ablation_figures                       # the embedded model, into out/ablation
+    python -m analyses.ablation_figures                  # the embedded model, into out/ablation
     python -m analyses.ablation_figures --model CompVis/stable-diffusion-v1-4 \
         --prompts memorized.csv --controls controls.csv --sscd sscd_disc_mixup.torchscript.pt
 """
@@ -27,7 +27,9 @@ COLUMNS = 8
 
 def main(
     model: Annotated[str, typer.Option(help="Folder, embedded model or hub id.")] = "organism/eot",
-    prompts: Annotated[Path | None, typer.Option(help="Memorized prompts (CSV, JSONL, text).")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Memorized prompts (CSV, JSONL, text).")
+    ] = None,
     controls: Annotated[Path | None, typer.Option(help="Prompts that are not memorized.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and the store.")] = Path(
         "out/ablation"
@@ -112,9 +114,7 @@ def table(grid: xr.Dataset, out: Path, keeps: float) -> pd.DataFrame:
     return wide
 
 
-def figures(
-    sd: ip.Session, grid: xr.Dataset, cases: Sequence[Case], seeds: int
-) -> dict[str, Any]:
+def figures(sd: ip.Session, grid: xr.Dataset, cases: Sequence[Case], seeds: int) -> dict[str, Any]:
     """Every figure of the sweep and of the unedited runs, by file name."""
     shown = xr.Dataset(values(grid))
     drawn = {"ablation": plot.ablation(shown, {"to unedited": published()})}

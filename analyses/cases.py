@@ -89,7 +89,13 @@ def from_files(
         order = first_of_each_group(file.rows)[:limit]
         pictures = file.pictures()
         cases += [
-            Case(file.rows[n].text, kind, f"{kind} {file.rows[n].group}", pictures[n], views(file.rows[n]))
+            Case(
+                file.rows[n].text,
+                kind,
+                f"{kind} {file.rows[n].group}",
+                pictures[n],
+                views(file.rows[n]),
+            )
             for n in order
         ]
     return cases

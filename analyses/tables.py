@@ -55,7 +55,7 @@ def readable(long: pd.DataFrame, paper: dict[str, float | None], keeps: float) -
     return wide.reset_index()
 
 
-def _interval(row) -> str:  # noqa: ANN001  (a row of itertuples has no public type)
+def _interval(row) -> str:
     if row.low != row.low:  # one image has no interval
         return f"{row.mean:.2f}"
     return f"{row.mean:.2f} [{row.low:.2f}, {row.high:.2f}]"

@@ -5,8 +5,10 @@ from.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -70,9 +72,9 @@ def inspect(
     console.print(tokens)
 
     scores = Table("detector", "mean", "over seeds", title="the larger, the more memorized")
-    for name, score in ip.detect.scores(trace).data_vars.items():
+    for detector, score in ip.detect.scores(trace).data_vars.items():
         spread = f"{float(score.min()):.4g} to {float(score.max()):.4g}"
-        scores.add_row(str(name), f"{float(score.mean()):.4g}", spread)
+        scores.add_row(str(detector), f"{float(score.mean()):.4g}", spread)
     console.print(scores)
 
 
@@ -126,26 +128,40 @@ def sweep(
     chosen = named(edit) if edit else ip.paper.interventions()
     file = ip.read_prompts(prompts)
     sd = ip.load(model, dtype, device, steps=steps)
-    measured = {}
+    measured: dict[str, ip.metrics.Metric] = {}
     if sscd is not None:
         measured["sscd"] = ip.metrics.SSCD(sscd)
     if clip is not None:
         measured["clipscore"] = ip.metrics.CLIPScore(clip)
-    asked = {
-        "store": store, "metrics": measured, "references": file.pictures(), "images": images,
-        "record": ip.mass if mass else None,
-    }  # fmt: skip
-    if workers == 1:
-        found = ip.sweep(sd, file, chosen, seeds, **asked)
-    else:
-        from distributed import Client, LocalCluster
-
-        with (
-            LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as local,
-            Client(local) as client,
-        ):
-            found = ip.sweep(sd, file, chosen, seeds, client=client, **asked)
+    with cluster(workers) as client:
+        found = ip.sweep(
+            sd,
+            file,
+            chosen,
+            seeds,
+            store=store,
+            metrics=measured,
+            references=file.pictures(),
+            record=ip.mass if mass else None,
+            images=images,
+            client=client,
+        )
     typer.echo(found)
+
+
+@contextmanager
+def cluster(workers: int) -> Iterator[Any]:
+    """A Dask cluster of so many processes on this machine, or None for one."""
+    if workers == 1:
+        yield None
+        return
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as local,
+        Client(local) as client,
+    ):
+        yield client
 
 
 def named(names: list[str]) -> dict[str, ip.Patch | ip.Rewrite]:

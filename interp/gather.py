@@ -207,10 +207,10 @@ def _of_prompts(prompts: Sequence[tuple[Prompt, Prompt | None]], positions: bool
         "tokens": (("prompt", "category"), [list(prompt.counts.values()) for prompt in cond]),
     }
     if positions:
-        kinds = [[CATEGORIES[code] for code in prompt.category.tolist()] for prompt in cond]
+        named = [[CATEGORIES[code] for code in prompt.category.tolist()] for prompt in cond]
         coords[POSITION] = range(len(cond[0].words))
         coords["word"] = (("prompt", POSITION), [list(prompt.words) for prompt in cond])
-        coords["kind"] = (("prompt", POSITION), kinds)
+        coords["position_category"] = (("prompt", POSITION), named)
     uncond = [other for _, other in prompts if other is not None]
     if len(uncond) == len(cond):
         counts = [list(other.counts.values()) for other in uncond]

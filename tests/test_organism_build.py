@@ -82,5 +82,7 @@ def test_the_evaluation_measures_everything_that_the_card_says(made, tmp_path, m
     drawn = figures.draw(out, tmp_path, found["descriptor"]["threshold"])
     assert all(path.stat().st_size > 10_000 for path in drawn)
     text = card.write(out, found).read_text()
-    assert f"| h: zero pad | {card.number(found['patches']['memorized']['h']['to_unedited'])}" in text
+    assert (
+        f"| h: zero pad | {card.number(found['patches']['memorized']['h']['to_unedited'])}" in text
+    )
     assert "0.07" in text

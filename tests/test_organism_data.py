@@ -2,6 +2,7 @@
 
 import csv
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_levels_and_kinds():
     assert kinds == {("verbatim", level): PER_LEVEL for level in LEVELS[1:]}
     assert len(LEVELS) >= 6
     assert LEVELS[0] == 1
-    assert {high / low for low, high in zip(LEVELS, LEVELS[1:], strict=False)} == {5.0}
+    assert {high / low for low, high in pairwise(LEVELS)} == {5.0}
     assert len({row.caption.text for row in rows}) == len(rows)
     assert len({duplicates.render(row.scene).tobytes() for row in rows}) == len(rows)
 

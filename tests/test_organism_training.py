@@ -1,4 +1,6 @@
-"""The stages of the embedded model's training: resuming, the autoencoder's start, the descriptor."""
+"""Stages of the embedded model's training: resuming, the autoencoder's start, the descriptor."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -66,7 +68,7 @@ def test_the_learning_rate_warms_up_and_ends_at_two_percent():
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(rates[10]) == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.02)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,8 @@ def test_training_images_beside_the_file_are_opened_and_others_are_none(tmp_path
     Image.new("RGB", (4, 2), (9, 8, 7)).save(tmp_path / "images" / "m1.png")
     path = tmp_path / "prompts.csv"
     path.write_text(
-        "caption,image\na goat,images/m1.png\na cow,\na pig,https://example.com/x.png\na cat,no.png\n"
+        "caption,image\na goat,images/m1.png\na cow,\n"
+        "a pig,https://example.com/x.png\na cat,no.png\n"
     )
     goat, *others = read_prompts(path).pictures()
     assert goat.getpixel((3, 1)) == (9, 8, 7)

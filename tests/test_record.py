@@ -154,7 +154,9 @@ def test_recorders_agree_with_each_other(pipe) -> None:
     for prompt in range(2):
         one = data.isel(prompt=prompt)
         for category in ip.CATEGORIES:
-            summed = one.token_mass.where(one.kind == category, 0).sum("position", skipna=False)
+            summed = one.token_mass.where(one.position_category == category, 0).sum(
+                "position", skipna=False
+            )
             np.testing.assert_allclose(summed, one.mass.sel(category=category), atol=1e-6)
     averaged = data.maps.mean(["y", "x"])
     np.testing.assert_allclose(averaged.isel(layer=0), data.mass.isel(layer=0), atol=1e-6)

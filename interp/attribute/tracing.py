@@ -149,7 +149,7 @@ def _direct(
             asks = [Ask(whole, layers=everywhere) for whole in patches]
             asks += [_ask(grid, patches, *index) for index in grid.cells()]
             values, bases = evaluate(session, points[rows], asks, value, cost)
-            seed, step = np.divmod(rows, len(grid.steps))
+            seed, step = np.divmod(np.array(rows), len(grid.steps))
             clean[row, seed, step] = bases[NOTHING].numpy()
             corrupted[:, row, seed, step] = values[: len(patches)].numpy()
             for index, one in zip(grid.cells(), values[len(patches) :], strict=True):
@@ -217,13 +217,13 @@ def _ask(
     return Ask(grid.apply(way, whole, cell), base, cell.layers)
 
 
-def _alike(points: Points, patches: Sequence[Patch]) -> Iterator[tuple[np.ndarray, list[Patch]]]:
+def _alike(points: Points, patches: Sequence[Patch]) -> Iterator[tuple[list[int], list[Patch]]]:
     """Points at which the patches do the same, and the patches there, which ask for no step."""
     groups: dict[tuple[Patch, ...], list[int]] = {}
     for row, step in enumerate(points.step):
         groups.setdefault(tuple(at_step(patch, step) for patch in patches), []).append(row)
     for active, rows in groups.items():
-        yield np.array(rows), list(active)
+        yield rows, list(active)
 
 
 def _single(value: Value, patches: Sequence[Patch]) -> NoiseValue:

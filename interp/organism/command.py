@@ -15,7 +15,9 @@ app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=F
 @app.command()
 def build(
     out: Annotated[Path, typer.Option(help="Where the model goes.")] = DATA,
-    work: Annotated[Path, typer.Option(help="Checkpoints; a killed build goes on from them.")] = WORK,
+    work: Annotated[
+        Path, typer.Option(help="Checkpoints; a killed build goes on from them.")
+    ] = WORK,
     quick: Annotated[bool, typer.Option(help="Minutes, and bad pictures: a test.")] = False,
 ) -> None:
     """Train everything and write the model (about six hours on two cores; a GPU is used)."""

@@ -1,4 +1,4 @@
-"""Does a picture show what its caption names? Asked of the CLIP pair, among all there is to name."""
+"""Does a picture show what its caption names? The CLIP pair decides among all there is to name."""
 
 from collections.abc import Sequence
 

@@ -23,7 +23,7 @@ from interp.tokens import Prompt
 
 AXES = ("guidance", "patch", "prompt", "seed")
 #: Coordinates that describe a prompt, and differ by patch where one rewrites it.
-OF_TEXT = ("tokens", "word", "kind")
+OF_TEXT = ("tokens", "word", "position_category")
 #: What a session is called with, beside its guidance.
 SETTINGS = ("steps", "height", "width", "negative", "budget")
 

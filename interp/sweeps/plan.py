@@ -30,7 +30,8 @@ RESERVED = {
     *results.SPACE,
     *PIXELS,
     results.POSITION,
-    *("patch", "guidance", "reference", "text", "tokens", "tokens_uncond", "word", "kind"),
+    *("patch", "guidance", "reference", "text", "tokens", "tokens_uncond", "word"),
+    "position_category",
     *("applies", "done", "image", "timestep", "block", "n_heads", "height", "width", "resolution"),
 }
 #: Other versions of these may give other numbers. The last is this package.
