@@ -68,7 +68,7 @@ def run(
     sd: ip.Session, cases: Sequence[Case], seeds: int, out: Path, measures: Measures
 ) -> xr.Dataset:
     """The sweep: similarity to the unedited and to the training image, fidelity, diversity."""
-    labels = {
+    labels: dict[str, list[Any]] = {
         "kind": [case.kind for case in cases],
         "group": [case.group for case in cases],
         "views": [case.views for case in cases],
@@ -154,8 +154,9 @@ def detection(sd: ip.Session, cases: Sequence[Case], seeds: int, out: Path) -> N
     control = scores.isel(prompt=np.flatnonzero(scores.kind == "control"))
     if not control.sizes["prompt"]:
         return
-    curves = {name: detect.roc(memorized[name], control[name]) for name in scores.data_vars}
-    thresholds = {name: detect.calibrate(control[name]) for name in scores.data_vars}
+    names = [str(name) for name in scores.data_vars]
+    curves = {name: detect.roc(memorized[name], control[name]) for name in names}
+    thresholds = {name: detect.calibrate(control[name]) for name in names}
     plot.save(plot.roc(curves), out / "figures", "roc")
     plot.save(plot.detector_scores(scores, thresholds), out / "figures", "detector_scores")
     rows = [

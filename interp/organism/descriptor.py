@@ -146,8 +146,8 @@ def calibrate(model: Descriptor, *, count: int = 1000, seed: int = 9) -> Calibra
     threshold = float(torch.quantile(negative, 1 - FALSE_POSITIVES))
     labels = np.r_[np.ones(len(positive)), np.zeros(len(negative))]
     auc = roc_auc_score(labels, np.r_[positive.numpy(), negative.numpy()])
-    changed = half_replaced(np.random.default_rng(seed), 200)
-    changed = rearrange(torch.from_numpy(changed), "n two h w c -> two n c h w").float() / 255
+    pairs = half_replaced(np.random.default_rng(seed), 200)
+    changed = rearrange(torch.from_numpy(pairs), "n two h w c -> two n c h w").float() / 255
     before, after = (model(normalise(part).to(where)) for part in changed)
     return Calibration(
         threshold,

@@ -28,6 +28,8 @@ def sprite(name: str, design: str, size: int, mirrored: bool) -> np.ndarray:
     """One drawing, `[size, size, 4]` float32 in [0, 1], colours multiplied by alpha."""
     with Image.open(FOLDER / design / files()[name]) as drawing:
         # "RGBa" is premultiplied: resizing it leaves no dark fringe around the object.
-        small = drawing.convert("RGBA").convert("RGBa").resize((size, size), Image.LANCZOS)
+        small = (
+            drawing.convert("RGBA").convert("RGBa").resize((size, size), Image.Resampling.LANCZOS)
+        )
         pixels = np.array(small, dtype=np.float32) / 255
     return pixels[:, ::-1].copy() if mirrored else pixels

@@ -85,7 +85,7 @@ def patched(
         if row.columns["kind"] == "control"
         or (row.columns["kind"] == "verbatim" and row.columns["views"] in top)
     ]
-    edits = dict(ip.paper.interventions())
+    edits: dict[str, Any] = dict(ip.paper.interventions())
     edits |= {name: ip.paper.mitigations()[name] for name in KIM_AND_NO}
     metrics = {"copy": copy, "clipscore": clip, "alike": ip.metrics.Diversity(copy)}
     return sweep(sd, file, rows, FEWER, out / "patches.zarr", metrics, edits, images=True)

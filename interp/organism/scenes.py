@@ -76,7 +76,7 @@ def say(form: str, thing: str, colour: str | None) -> str:
 
 
 def pick(draw: np.random.Generator, options: Sequence[str]) -> str:
-    return options[draw.integers(len(options))]
+    return options[int(draw.integers(len(options)))]
 
 
 @cache
@@ -92,7 +92,7 @@ def captions() -> tuple[tuple[Caption, ...], tuple[Caption, ...]]:
             for colour in COLOURS
         ]
     draw = np.random.default_rng(20)
-    doubles = set()
+    doubles: set[Caption] = set()
     while len(doubles) < PAIRS:
         first, second = draw.choice(len(emoji.names()), 2, replace=False)
         pair = (emoji.names()[first], emoji.names()[second])
@@ -126,14 +126,14 @@ def place(draw: np.random.Generator, name: str, size: int, box: tuple[int, int, 
 def compose(draw: np.random.Generator, caption: Caption) -> Scene:
     """A scene that keeps the caption's promise."""
     colour = caption.colour or pick(draw, NAMES)
-    colours = (paint(draw, colour),)
+    colours: tuple[tuple[int, int, int], ...] = (paint(draw, colour),)
     split = (1.0, 0.0, 0.5)
     if caption.colour is None and draw.random() < 0.3:
         colours += (paint(draw, pick(draw, NAMES)),)
         split = random_split(draw)
     if len(caption.objects) == 1:
         size = 2 * int(draw.integers(14, 25))
-        items = (place(draw, caption.objects[0], size, (0, 0, SIZE, SIZE)),)
+        items = [place(draw, caption.objects[0], size, (0, 0, SIZE, SIZE))]
     else:
         half = SIZE // 2
         boxes = [(0, 0, half, SIZE), (half, 0, SIZE, SIZE)]
@@ -141,11 +141,11 @@ def compose(draw: np.random.Generator, caption: Caption) -> Scene:
             boxes = [(0, 0, SIZE, half), (0, half, SIZE, SIZE)]
         if draw.random() < 0.5:
             boxes.reverse()
-        items = tuple(
+        items = [
             place(draw, name, 2 * int(draw.integers(11, 17)), box)
             for name, box in zip(caption.objects, boxes, strict=True)
-        )
-    return Scene(colours, split, items)
+        ]
+    return Scene(colours, split, tuple(items))
 
 
 def random_split(draw: np.random.Generator) -> tuple[float, float, float]:

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,8 @@ class Average(nn.Module):
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        mine, theirs = list(self.module.parameters()), list(module.parameters())
+        mine: list[Tensor] = list(self.module.parameters())
+        theirs: list[Tensor] = list(module.parameters())
         torch._foreach_lerp_(mine, theirs, 1 - decay)
 
 
@@ -76,7 +78,7 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log = folder / f"{name}.pt", folder / f"{name}.csv"
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in module.parameters() if p.requires_grad and p.ndim > 1]},
         {"params": [p for p in module.parameters() if p.requires_grad and p.ndim <= 1],
          "weight_decay": 0.0},

@@ -88,6 +88,18 @@ class Linear(nn.Module):
         return hidden
 
 
+def convolution(half: nn.ModuleDict, name: str) -> nn.Conv2d:
+    """One of the convolutions, all of which have a bias."""
+    layer = half[name]
+    assert isinstance(layer, nn.Conv2d)
+    return layer
+
+
+def bias_of(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
 def train_linear(folder: Path, *, steps: int, batch: int = 16, seed: int = 2) -> Linear:
     torch.manual_seed(0)
     linear = Linear().to(training.device())
@@ -127,13 +139,13 @@ def canonical(linear: Linear, *, count: int = 512, seed: int = 3) -> Linear:
     mix = scale[:, None] * (axes.T @ metric.T)  # new = mix @ (old - mean)
     unmix = torch.linalg.inv(mix)
 
-    out, into = linear.encoder["conv_out"], linear.decoder["conv_in"]
+    out, into = convolution(linear.encoder, "conv_out"), convolution(linear.decoder, "conv_in")
     weight = einsum(mix, out.weight.double(), "new old, old c h w -> new c h w")
-    out.bias.copy_(mix @ (out.bias - mean).double())
+    bias_of(out).copy_(mix @ (bias_of(out) - mean).double())
     out.weight.copy_(weight)
     shift = einsum(into.weight, mean, "c old h w, old -> c")  # exact away from the border
     into.weight.copy_(einsum(into.weight.double(), unmix, "c old h w, old new -> c new h w"))
-    into.bias.add_(shift)
+    bias_of(into).add_(shift)
     return linear
 
 
@@ -144,14 +156,14 @@ def signed(layer: nn.Conv2d, channels: int) -> tuple[Tensor, Tensor]:
     """
     share = layer.out_channels // GROUPS
     weight = layer.weight.new_zeros(channels, *layer.weight.shape[1:])
-    bias = layer.bias.new_zeros(channels)
+    bias = bias_of(layer).new_zeros(channels)
     for group in range(GROUPS):
         first = group * channels // GROUPS
         mine = slice(group * share, (group + 1) * share)
         weight[first : first + share] = layer.weight[mine]
-        bias[first : first + share] = layer.bias[mine]
+        bias[first : first + share] = bias_of(layer)[mine]
         weight[first + share : first + 2 * share] = -layer.weight[mine]
-        bias[first + share : first + 2 * share] = -layer.bias[mine]
+        bias[first + share : first + 2 * share] = -bias_of(layer)[mine]
         bias[first + 2 * share], bias[first + 2 * share + 1] = ANCHOR, -ANCHOR
     return weight, bias
 
@@ -213,10 +225,10 @@ def transplant(linear: Linear) -> AutoencoderKL:
         (up[2].resnets[0].conv_shortcut, vae.decoder, linear.decoder, "narrow_2", small),
     ]
     for shortcut, half, source, name, channels in ends:
-        weight, bias = signed(source[name], channels)
+        weight, bias = signed(convolution(source, name), channels)
         shortcut.weight.copy_(weight)
         shortcut.bias.copy_(bias)
-        gain, weight = unsigned(source["conv_out"], channels)
+        gain, weight = unsigned(convolution(source, "conv_out"), channels)
         half.conv_norm_out.weight.copy_(gain)
         half.conv_norm_out.bias.zero_()
         rows = source["conv_out"].out_channels
