@@ -53,4 +53,4 @@ def norm(values: xr.DataArray) -> xr.DataArray:
     Example:
         >>> norm(guidance(trace, "guidance_norm"))      # (prompt, seed, step)
     """
-    return np.sqrt((values**2).sum(LATENT))
+    return (values**2).sum(LATENT) ** 0.5

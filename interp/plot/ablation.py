@@ -73,12 +73,13 @@ def _bars(ax: Axes, values: xr.DataArray, groups: Mapping[str, xr.DataArray]) ->
 
 
 def _diamonds(ax: Axes, paper: Paper, patches: list[str], groups: int) -> None:
-    known = {p: paper[p] for p in patches if paper.get(p) is not None}
+    given = [(patch, paper.get(patch)) for patch in patches]
+    known = {patch: figure for patch, figure in given if figure is not None}
     if not known:
         return
     at = [patches.index(patch) + _offset(0, groups) for patch in known]
-    look = {"markersize": 3, "color": "black", "markerfacecolor": "white", "linestyle": "none"}
-    ax.plot(list(known.values()), at, "D", label="published", zorder=3, **look)
+    (diamonds,) = ax.plot(list(known.values()), at, "D", label="published", zorder=3)
+    diamonds.set(markersize=3, color="black", markerfacecolor="white")
 
 
 def _offset(number: int, groups: int) -> float:

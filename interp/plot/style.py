@@ -22,9 +22,10 @@ COLUMN, PAGE = 3.35, 6.9
 
 KIND = "kind"
 KINDS = {"memorized": "#b2182b", "control": "#67a9cf"}
-DASHES = ("-", (0, (3, 1.5)), ":", "-.")
+DASHES: tuple[Any, ...] = ("-", (0, (3, 1.5)), ":", "-.")
 
-STYLE: dict[str, Any] = {
+#: Typed loosely, because matplotlib lists its four hundred settings by name only since 3.11.
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 8,
     "axes.titlesize": 8,
