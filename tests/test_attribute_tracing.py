@@ -240,7 +240,7 @@ def test_what_can_not_be_traced_is_refused(one) -> None:
         attribute.causal_trace(one, A, pad, value=attribute.guidance(steps=1))
     with pytest.raises(InterpError, match="There are 'clean'"):
         attribute.causal_trace(one, A, pad, trajectory="fast")
-    with pytest.raises(InterpError, match="directions are"):
+    with pytest.raises(InterpError, match="Directions are"):
         attribute.causal_trace(one, A, pad, direction="backwards")
     with pytest.raises(InterpError, match="heads=\\[7\\]"):
         attribute.causal_trace(one, A, pad, heads=[7])

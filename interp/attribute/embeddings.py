@@ -7,7 +7,6 @@ captum would give every channel the value of its group, and their sum would over
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -34,16 +33,17 @@ from interp.session import Session
 from interp.tokens import CATEGORIES, Prompt
 from interp.where import Steps
 
-Method = Literal["integrated_gradients", "gradient_x_input", "ablation", "shapley"]
+BY = "by"
+"""The axis of methods; an axis `method` could not be selected, as that is what `sel` calls its own."""
 ABLATED = 16
 """Coalitions that captum asks for at once; the memory budget splits them further."""
-METHODS: tuple[str, ...] = get_args(Method)
+METHODS = ("integrated_gradients", "gradient_x_input", "ablation", "shapley")
 
 
 def tokens(
     session: Session,
     prompts: str | Prompt | Sequence[str | Prompt],
-    methods: Method | Sequence[Method] = METHODS,  # type: ignore[assignment]
+    methods: str | Sequence[str] = METHODS,
     baseline: Baseline = "zero",
     *,
     value: NoiseValue | None = None,
@@ -76,7 +76,7 @@ def tokens(
         sampling_seed: of those orders.
 
     Returns:
-        `attribution(method, prompt, position)`, and the two ends `value(prompt)` and
+        `attribution(by, prompt, position)`, and the two ends `value(prompt)` and
         `value_baseline(prompt)`, in units of the value. Integrated gradients and Shapley values sum
         to their difference, the former up to the error of the path. `word` and `category` stand on
         `(prompt, position)`.
@@ -110,14 +110,14 @@ def tokens(
             ends.append(game(torch.stack([prompt.embeds.float(), start])).cpu().numpy())
     data = xr.Dataset(
         {
-            "attribution": (("prompt", "method", POSITION), np.array(found)),
+            "attribution": (("prompt", BY, POSITION), np.array(found)),
             "value": ("prompt", np.array(ends)[:, 0]),
             "value_baseline": ("prompt", np.array(ends)[:, 1]),
         },
-        coords={"method": chosen, **_positions(encoded)},
+        coords={BY: chosen, **_positions(encoded)},
     )
     return results.stamp(
-        data.transpose("method", ...),
+        data.transpose(BY, ...),
         **session.provenance(),
         method="tokens",
         baseline=baseline_name(baseline),

@@ -188,7 +188,9 @@ def silencing(found: xr.Dataset) -> Patch:
     """
     marks = found.silenced.transpose("layer", "neuron").values
     names = map(str, found.layer.values)
-    return silence({name: np.flatnonzero(row) for name, row in zip(names, marks, strict=True)})
+    return silence(
+        {name: np.flatnonzero(row).tolist() for name, row in zip(names, marks, strict=True)}
+    )
 
 
 Neurons = Mapping[str, tuple[int, ...]]
