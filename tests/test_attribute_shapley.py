@@ -13,6 +13,7 @@ import interp as ip
 from interp import InterpError, Where, attribute, results
 from interp.attribute.games import coalitions, solve
 from interp.attribute.players import absent, words
+from interp.attribute.values import generations, measure
 
 A, B = "antique church poster in Berlin", "a photo of a goat"
 PLAYERS = ("sot", "prompt", "eot", "pad")
@@ -156,6 +157,17 @@ def test_any_function_of_the_dataset_is_a_value(sd) -> None:
     np.testing.assert_allclose(data.worth.squeeze(), expected.squeeze(), atol=0.5)
     with pytest.raises(InterpError, match="The function gave 1 numbers"):
         attribute.shapley(sd, A, value=lambda data: data.image.mean(), seeds=[0])
+
+
+def test_groups_of_generations_change_nothing(sd, monkeypatch) -> None:
+    runs = {"none": None, "a": ip.zero("pad"), "b": ip.zero("eot"), "again": ip.zero("pad")}
+    value = attribute.similarity(ip.metrics.pixel_l2)
+    whole = measure(sd, sd.encode(A), 0, runs, value)
+    assert generations(runs) == 3
+    monkeypatch.setattr("interp.attribute.values.GROUP", 1)
+    np.testing.assert_allclose(measure(sd, sd.encode(A), 0, runs, value), whole, atol=1e-3)
+    assert generations(runs) == 4
+    assert generations({"none": None}) == 1
 
 
 def test_a_bootstrap_draws_prompts_first() -> None:

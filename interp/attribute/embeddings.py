@@ -34,7 +34,7 @@ from interp.tokens import CATEGORIES, Prompt
 from interp.where import Steps
 
 BY = "by"
-"""The axis of methods; an axis `method` could not be selected, as that is what `sel` calls its own."""
+"""The axis of methods: `sel` has an argument of its own called `method`."""
 ABLATED = 16
 """Coalitions that captum asks for at once; the memory budget splits them further."""
 METHODS = ("integrated_gradients", "gradient_x_input", "ablation", "shapley")

@@ -21,7 +21,7 @@ from interp.attribute.direct import NOTHING, Ask, evaluate
 from interp.attribute.layout import Layout
 from interp.attribute.points import Points, clean_points
 from interp.attribute.resume import Cost
-from interp.attribute.values import NoiseValue, Value, guidance, measure, value_name
+from interp.attribute.values import NoiseValue, Value, generations, guidance, measure, value_name
 from interp.errors import InterpError
 from interp.grid import labels
 from interp.patch import Patch
@@ -192,7 +192,7 @@ def _total(
             grid.cells(), range(len(grid.steps))
         ):
             found[direction, number, side, row, column, step, place, head] = next(values)
-        spent += len(set(runs.values())) * grid.calls * (2 if session.guided else 1)
+        spent += generations(runs) * grid.calls * (2 if session.guided else 1)
     data = xr.Dataset({"value": grid.dataset(found, len(prompts), seeds)})
     axes = ("prompt", "seed")
     data["clean"], data["corrupted"] = (axes, clean), (("patch", *axes), corrupted)

@@ -26,6 +26,8 @@ from interp.where import Steps, Where
 
 Value = Callable[[xr.Dataset], Any]
 AXES = ("patch", "prompt", "seed")
+GROUP = 31
+"""Generations whose traces are held at once, beside the unedited one."""
 OfNoise = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -176,26 +178,41 @@ def measure(
         >>> measure(sd, a, 0, {"clean": None, "zero": ip.zero("pad")}, guidance())
         [12.9, 3.1]
 
-    Equal patches are run once.
+    Equal patches are run once, and in groups, because the traces of all would not fit into memory;
+    each group has the unedited generation beside it.
 
     Raises:
         InterpError: if the value is not one number per patch.
     """
-    distinct = dict.fromkeys(patches.values())
-    named = {str(number): patch for number, patch in enumerate(distinct)}
-    if getattr(value, "needs", "images") == "trace":
-        data = session.trace(prompt, [seed], named, half=False, trajectory=trajectory)
-    else:
-        data = session.run(prompt, [seed], named, images=True, trajectory=trajectory)
-    values = torch.as_tensor(getattr(called := value(data), "values", called)).flatten()
-    if len(values) != len(distinct):
-        raise InterpError(
-            f"The value of {len(distinct)} generations was asked for.",
-            f"The function gave {len(values)} numbers.",
-            "Return one number for each patch, prompt and seed of the dataset.",
-        )
-    by_patch = dict(zip(distinct, values.tolist(), strict=True))
-    return [by_patch[patch] for patch in patches.values()]
+    distinct = list(dict.fromkeys(patches.values()))
+    known: dict[Any, float] = {}
+    for first in range(1, max(2, len(distinct)), GROUP):
+        group = [distinct[0], *distinct[first : first + GROUP]]
+        named = {str(number): patch for number, patch in enumerate(group)}
+        if getattr(value, "needs", "images") == "trace":
+            data = session.trace(prompt, [seed], named, half=False, trajectory=trajectory)
+        else:
+            data = session.run(prompt, [seed], named, images=True, trajectory=trajectory)
+        values = torch.as_tensor(getattr(called := value(data), "values", called)).flatten()
+        if len(values) != len(group):
+            raise InterpError(
+                f"The value of {len(group)} generations was asked for.",
+                f"The function gave {len(values)} numbers.",
+                "Return one number for each patch, prompt and seed of the dataset.",
+            )
+        known |= dict(zip(group, values.tolist(), strict=True))
+    return [known[patch] for patch in patches.values()]
+
+
+def generations(patches: Mapping[str, Any]) -> int:
+    """How many generations `measure` makes.
+
+    Example:
+        >>> generations({"clean": None, "zero": ip.zero("pad"), "again": ip.zero("pad")})
+        2
+    """
+    edited = len(set(patches.values())) - 1
+    return edited + max(1, -(-edited // GROUP))
 
 
 def value_name(value: Value) -> str:
