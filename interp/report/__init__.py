@@ -1,0 +1,14 @@
+"""The report for people who run no code: one HTML file, its figures, and the data behind both.
+
+    data = report.collect(sd, cases, store="out/report/edits.zarr", similarity=sscd, threshold=0.5)
+    report.render(data, "out/report")              # report.html and figures, without a model
+
+Two steps, because looking at numbers must not need the model that made them: everything that is
+shown is in the dataset, verdicts included.
+"""
+
+from interp.report.collect import Subject, collect
+from interp.report.edits import edits
+from interp.report.page import render
+
+__all__ = ["Subject", "collect", "edits", "render"]

@@ -1,0 +1,86 @@
+"""What follows from the numbers of a report: the verdicts, and what drives memorization.
+
+The rule of the verdict, which the report also prints:
+
+- Where the training image is known: *memorized* if at least half of the unedited images are copies
+  of it (similarity at or above the threshold), *unclear* if fewer but at least one are.
+- Elsewhere two signs are asked for: the images of different seeds are copies of one another (median
+  over pairs at or above the threshold), and at least half of the detectors are above the level that
+  controls set. Both: *memorized*; one: *unclear*. Without controls there is only the first sign,
+  which alone is never more than *unclear*.
+
+How a prompt is listed never enters its own verdict, except that controls set the detectors' level.
+"""
+
+import numpy as np
+import xarray as xr
+
+from interp import detect
+from interp.attribute.games import coalitions, solve
+from interp.report.edits import PLAYERS, without
+
+MEMORIZED, UNCLEAR, CLEAN = "memorized", "unclear", "not memorized"
+MAJORITY = 0.5
+
+
+def assess(data: xr.Dataset, threshold: float) -> xr.Dataset:
+    """Add what follows to what was measured.
+
+    Example:
+        >>> assess(data, 0.5).verdict
+
+    Args:
+        data: with `similarity`, `alike`, `score`, `edit_similarity`, and `kind` on the prompts.
+        threshold: similarity from which on images are copies.
+
+    Returns:
+        The dataset with `copied(prompt)`, the share of unedited images that are copies of the
+        training image (NaN where it is unknown); `detector_threshold(detector)` (NaN without
+        controls) and `flagged(prompt, detector)`; `verdict(prompt)`; `kept(prompt, patch,
+        edit_seed)`, the similarity to the training image, or to the unedited one where that is not
+        known; and `phi(player, prompt)`, each category's Shapley share of it (NaN where an edit
+        does not apply or was not made).
+    """
+    training = data.edit_similarity.sel(reference="training", drop=True)
+    baseline = data.edit_similarity.sel(reference="baseline", drop=True)
+    data = data.assign(
+        copied=(data.similarity >= threshold).mean("seed").where(data.training_known),
+        kept=xr.where(data.training_known, training, baseline).transpose(
+            "prompt", "patch", "edit_seed"
+        ),
+        detector_threshold=_levels(data),
+    )
+    score = data.score.mean("seed")
+    data["flagged"] = (score > data.detector_threshold).transpose("prompt", "detector")
+    known = xr.where(data.copied >= MAJORITY, MEMORIZED, xr.where(data.copied > 0, UNCLEAR, CLEAN))
+    signs = (data.alike >= threshold).astype(int) + (data.flagged.mean("detector") >= MAJORITY)
+    inferred = xr.where(signs == 2, MEMORIZED, xr.where(signs == 1, UNCLEAR, CLEAN))
+    data["verdict"] = xr.where(data.training_known, known, inferred).astype(str)
+    data["phi"] = _shares(data.kept.mean("edit_seed"))
+    return data
+
+
+def _levels(data: xr.Dataset) -> xr.DataArray:
+    """For every detector the level that no control reaches, or as few as calibration allows."""
+    controls = data.score.mean("seed").isel(prompt=np.flatnonzero(data.kind.values == "control"))
+    levels = [
+        detect.calibrate(controls.sel(detector=name)) if controls.sizes["prompt"] else np.nan
+        for name in data.detector.values
+    ]
+    return xr.DataArray(levels, dims="detector")
+
+
+def _shares(kept: xr.DataArray) -> xr.DataArray:
+    """Shapley values of the removals, which are all coalitions of the players."""
+    missing = [
+        tuple(player for player, present in zip(PLAYERS, row, strict=True) if not present)
+        for row in coalitions(len(PLAYERS))
+    ]
+    needed = [without(names) for names in missing]
+    absent = [name for name in needed if name not in kept.patch.values]
+    if absent:
+        empty = kept.isel(patch=0, drop=True).expand_dims(player=list(PLAYERS))
+        return xr.full_like(empty, np.nan).transpose("player", "prompt").astype(np.float64)
+    worth = kept.sel(patch=needed).reset_coords(drop=True).rename(patch="coalition")
+    phi = solve(worth.transpose("coalition", "prompt"), PLAYERS).phi
+    return phi.transpose("player", "prompt")

@@ -1,0 +1,212 @@
+"""Everything a report shows, as one dataset: the step that needs the model.
+
+Edited images come from a sweep, so a kill loses at most one prompt of them; the unedited runs are
+recorded prompt by prompt and reduced at once, so memory does not grow with the list.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+from PIL import Image
+from tqdm.auto import tqdm
+
+from interp import detect
+from interp.errors import InterpError
+from interp.grid import PIXELS
+from interp.metrics import CLIPScore, Diversity, Metric, as_batch
+from interp.patch import Patch
+from interp.recorders import mass
+from interp.report.assess import assess
+from interp.report.edits import edits as default_edits
+from interp.report.edits import role
+from interp.report.overlay import overlay
+from interp.results import POSITION, stamp
+from interp.session import Rewrite, Session
+from interp.sweep import sweep
+from interp.sweeps.measures import measured
+from interp.tokens import Prompt
+
+FEWEST_STEPS = 3
+"""Some detectors compare the second and third step."""
+
+
+class Subject(Protocol):
+    """A prompt, and what is known of it; any object with these attributes."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def kind(self) -> str:
+        """As it is listed: "memorized" or "control"."""
+    @property
+    def group(self) -> str:
+        """Equal for prompts that share a training image."""
+    @property
+    def image(self) -> Image.Image | None:
+        """The training image."""
+    @property
+    def views(self) -> int:
+        """How often it was shown in training; negative where nobody knows."""
+
+
+def collect(
+    session: Session,
+    cases: Sequence[Subject],
+    *,
+    store: str | os.PathLike[str],
+    similarity: Metric,
+    threshold: float,
+    fidelity: CLIPScore | None = None,
+    edits: Mapping[str, Patch | Rewrite] | None = None,
+    seeds: int = 4,
+    edited: int = 2,
+    command: str = "",
+) -> xr.Dataset:
+    """Generate, record and measure all that a report says about these prompts.
+
+    Example:
+        >>> data = collect(sd, cases, store="out/report/edits.zarr", similarity=sscd, threshold=0.5)
+        >>> data.verdict.values
+        array(['memorized', 'not memorized'])
+
+    Args:
+        session: pipeline and settings, with at least 3 steps and with guidance.
+        cases: prompts with what is known of them.
+        store: of the sweep over edits, `*.zarr`; the same call continues it after a kill.
+        similarity: between two images, large where they are alike.
+        threshold: similarity from which on one is a copy of the other.
+        fidelity: a CLIPScore, if there is one.
+        edits: by name; by default `report.edits()`.
+        seeds: unedited images of each prompt, on which verdicts rest.
+        edited: images of each prompt under each edit.
+        command: how to make the report again, which the report shows.
+
+    Returns:
+        Over `prompt`, `seed`, `patch`, `edit_seed`, `step`, `layer`, `category`, `position`,
+        `detector` and the axes of images; see `report/assess.py` for what is concluded.
+
+    Raises:
+        InterpError: there are no prompts, or too few steps or seeds.
+    """
+    if not cases or seeds < 2 or edited < 2 or session.steps < FEWEST_STEPS or not session.guided:
+        raise InterpError(
+            f"A report on {len(cases)} prompts with {seeds} and {edited} seeds, {session.steps} "
+            f"steps and guidance {session.guidance} was asked for.",
+            f"It takes a prompt, two seeds of each, {FEWEST_STEPS} steps, and guidance above 1.",
+            "Likeness across seeds needs two of them, and detectors need guidance.",
+        )
+    chosen = default_edits() if edits is None else dict(edits)
+    alike = Diversity(similarity)
+    metrics: dict[str, Any] = {"edit_similarity": similarity, "edit_alike": alike}
+    if fidelity is not None:
+        metrics["edit_fidelity"] = fidelity
+    grid = sweep(
+        session,
+        [case.text for case in cases],
+        chosen,
+        edited,
+        store=store,
+        metrics=metrics,
+        references=[case.image for case in cases],
+        images=True,
+    ).load()
+    parts = [
+        unedited(session, case, seeds, {"similarity": similarity, "alike": alike})
+        for case in tqdm(cases, unit="prompt", disable=None)
+    ]
+    names = list(grid.patch.values)
+    data = xr.concat(parts, "prompt").assign_coords(
+        patch=names,
+        role=("patch", [role(str(name)) for name in names]),
+        edit=("patch", [repr(chosen.get(str(name))) for name in names]),
+        reference=grid.reference.values,
+        prompt=range(len(cases)),
+        **{name: ("prompt", [getattr(c, name) for c in cases]) for name in ("kind", "group")},
+        views=("prompt", [case.views for case in cases]),
+    )
+    data["edit_image"] = _of_edits(grid.image)
+    for name in metrics:
+        data[name] = _of_edits(grid[name])
+    data = stamp(
+        data,
+        **session.provenance(),
+        prompts=[case.text for case in cases],
+        seeds=list(range(seeds)),
+        edit_seeds=list(range(edited)),
+        patches={name: repr(edit) for name, edit in chosen.items()},
+        similarity=similarity.provenance(),
+        fidelity=None if fidelity is None else fidelity.provenance(),
+        threshold=threshold,
+        command=command,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return assess(data, threshold)
+
+
+def unedited(
+    session: Session, case: Subject, seeds: int, metrics: Mapping[str, Any]
+) -> xr.Dataset:
+    """One prompt as it is: its images, where it is attended to, what detectors say.
+
+    Example:
+        >>> unedited(sd, case, 4, {"similarity": sscd, "alike": Diversity(sscd)})
+    """
+    encoded = session.encode(case.text)
+    recorders = (mass, overlay(session), *detect.recorders(session.pipe))
+    trace = session.trace(encoded, range(seeds), record=recorders, images=True)
+    scores = detect.scores(trace).reset_coords(drop=True).isel(prompt=0)
+    by_layer = trace.mass.isel(prompt=0).mean("head").mean("seed")
+    by_token = trace.token_mass.isel(prompt=0).mean("head").mean(["seed", "layer", "step"])
+    maps = trace.overlay.isel(prompt=0, seed=0).mean("head").mean("layer")
+    images = trace.image.isel(prompt=0).transpose("seed", *PIXELS).values
+    training = None if case.image is None else as_batch(case.image)
+    found = measured(metrics, images[None], case.text, training)
+    variables = {
+        "image": (("seed", *PIXELS), images),
+        "training_image": (PIXELS, _shown(case.image, images.shape[1:3])),
+        "training_known": ((), training is not None),
+        "similarity": ("seed", found["similarity"][1][0, :, 1]),
+        "alike": ((), found["alike"][1][0]),
+        "mass": (("step", "layer", "category"), by_layer.transpose(..., "category").values),
+        "overlay": (("step", "category", "map_y", "map_x"), maps.values),
+        "token_mass": (POSITION, by_token.values),
+        "score": (("detector", "seed"), np.stack([s.values for s in scores.data_vars.values()])),
+    }
+    coords = {
+        "seed": range(seeds),
+        "step": range(trace.sizes["step"]),
+        "layer": trace.layer.values,
+        "category": trace.category.values,
+        "detector": list(scores.data_vars),
+        POSITION: range(len(encoded.ids)),
+    }
+    return xr.Dataset(variables, coords).assign_coords(_tokens(encoded))
+
+
+def _tokens(prompt: Prompt) -> dict[str, Any]:
+    return {
+        "text": prompt.text,
+        "truncated": prompt.truncated,
+        "word": (POSITION, list(prompt.words)),
+        "position_category": (POSITION, prompt.category.numpy()),
+        "tokens": ("category", list(prompt.counts.values())),
+    }
+
+
+def _shown(image: Image.Image | None, size: tuple[int, int]) -> np.ndarray:
+    """The training image at the size of the generated ones, black where there is none."""
+    if image is None:
+        return np.zeros((*size, 3), np.uint8)
+    return np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.LANCZOS))
+
+
+def _of_edits(values: xr.DataArray) -> xr.DataArray:
+    """A variable of the sweep on the report's axes."""
+    bare = values.reset_coords(drop=True).drop_vars("seed", errors="ignore")
+    return bare.rename({"seed": "edit_seed"}) if "seed" in bare.dims else bare

@@ -1,0 +1,74 @@
+"""Which edits a report tries: every way to remove categories, and the mitigations.
+
+Removals are chosen so that nothing has to be generated twice: together they are all coalitions of
+words, end token and padding, so the same images that are looked at give exact Shapley values.
+"""
+
+from collections.abc import Mapping
+
+import interp.paper as paper
+from interp.patch import Patch, zero
+from interp.session import Rewrite
+
+PLAYERS = ("prompt", "eot", "pad")
+"""What may drive memorization. The start token is the same for every prompt, so it never does."""
+
+#: What is removed under each edit; three of the paper's letters, and what they leave out.
+REMOVED: Mapping[str, tuple[str, ...]] = {
+    "c": ("prompt",),
+    "f": ("eot",),
+    "h": ("pad",),
+    "prompt, eot": ("prompt", "eot"),
+    "prompt, pad": ("prompt", "pad"),
+    "a": ("eot", "pad"),
+    "prompt, eot, pad": ("prompt", "eot", "pad"),
+}
+CHEAP = ("repad '!' and zero eot", "zero pad 70 %", "Ren et al.", "random token addition (RTA)")
+"""Mitigations that cost no more than an image, one of each sort."""
+
+NONE, REMOVAL, INTERVENTION, MITIGATION = "none", "removal", "intervention", "mitigation"
+
+
+def edits(full: bool = False) -> dict[str, Patch | Rewrite]:
+    """Return the edits of a report by name.
+
+    Example:
+        >>> list(edits())[:3]
+        ['c', 'f', 'h']
+
+    Args:
+        full: also the paper's other interventions and mitigations, in about twice the time.
+    """
+    letters, field = paper.interventions(), paper.mitigations()
+    found: dict[str, Patch | Rewrite] = {
+        name: letters.get(name, zero(categories)) for name, categories in REMOVED.items()
+    }
+    if full:
+        found |= {name: patch for name, patch in letters.items() if name not in found}
+    return found | {name: patch for name, patch in field.items() if full or name in CHEAP}
+
+
+def role(name: str) -> str:
+    """What an edit is for: "none", "removal", "intervention" or "mitigation".
+
+    Example:
+        >>> role("h")
+        'removal'
+    """
+    if name == NONE:
+        return NONE
+    if name in REMOVED:
+        return REMOVAL
+    return INTERVENTION if name in paper.interventions() else MITIGATION
+
+
+def without(missing: tuple[str, ...]) -> str:
+    """The edit under which exactly these categories are missing.
+
+    Example:
+        >>> without(("pad",))
+        'h'
+    """
+    if not missing:
+        return NONE
+    return next(name for name, removed in REMOVED.items() if set(removed) == set(missing))
