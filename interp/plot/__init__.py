@@ -9,6 +9,13 @@ What figures know about prompts are coordinates on the axis `prompt`, all of the
 """
 
 from interp.plot.ablation import ablation
+from interp.plot.attribution import (
+    agreement_scatter,
+    head_grid,
+    layer_step_map,
+    running_sum,
+    shapley_bars,
+)
 from interp.plot.curves import length_curve, views_curve
 from interp.plot.detection import detector_scores, roc
 from interp.plot.embeddings import embedding_pca, pad_similarity
@@ -18,14 +25,19 @@ from interp.plot.style import save
 
 __all__ = [
     "ablation",
+    "agreement_scatter",
     "detector_scores",
     "embedding_pca",
+    "head_grid",
     "image_grid",
+    "layer_step_map",
     "length_curve",
     "mass_over_layers",
     "mass_over_steps",
     "pad_similarity",
     "roc",
+    "running_sum",
     "save",
+    "shapley_bars",
     "views_curve",
 ]
