@@ -1,0 +1,150 @@
+"""Where, when and through what do embeddings drive memorization?
+
+    python -m analyses.causal_map                              # the embedded model, into out/causal
+
+Exact Shapley values of the four categories; the causal map over layers, steps and sides, exact and
+to first order; and how well the two agree.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+import xarray as xr
+from matplotlib.figure import Figure
+
+import interp as ip
+from analyses.cases import Case, from_files, known
+from analyses.measures import Measures
+from interp import attribute, intervals, plot, results
+
+PATCHED = ("prompt", "eot", "pad")
+"""The start token is every prompt's: exchanging it changes nothing."""
+
+
+def main(
+    model: Annotated[str, typer.Option(help="Folder, embedded model or hub id.")] = "organism/eot",
+    prompts: Annotated[Path | None, typer.Option(help="Memorized prompts.")] = None,
+    controls: Annotated[Path | None, typer.Option(help="Prompts; the first is the donor.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("out/causal"),
+    limit: Annotated[int, typer.Option(help="Training images.")] = 6,
+    seeds: Annotated[int, typer.Option(help="Seeds of each prompt.")] = 2,
+    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 50,
+    sscd: Annotated[Path | None, typer.Option(help="TorchScript copy descriptor.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
+) -> xr.Dataset:
+    """Attribute memorization, and write datasets, tables and figures.
+
+    Returns: `phi` and `interaction` of the categories, and the `exact` and first-order `estimate`
+    of the map, with `spearman`; also in `out/causal.nc`.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    sd = ip.load(model, dtype, device, steps=steps)
+    cases = known(limit) if prompts is None else from_files(prompts, controls, limit)
+    memorized = [case for case in cases if case.kind == "memorized"]
+    others = [case for case in cases if case.kind == "control"]
+    if not others:
+        raise ip.InterpError(
+            "A causal map was asked for.",
+            "There is no control prompt, whose embeddings would be the donor's.",
+            "Give a file of prompts that are not memorized: --controls.",
+        )
+    donor = sd.encode(others[0].text)
+    games = contributions(sd, memorized, donor, seeds, Measures.of(model, sscd).copy)
+    both = maps(sd, memorized, donor, seeds)
+    for name, figure in figures(games, both).items():
+        plot.save(figure, out / "figures", name)
+    tables(games, both, out)
+    found = results.stamp(
+        xr.merge([games.drop_vars("worth"), both], combine_attrs="drop"),
+        **results.provenance(games), analysis="causal_map",
+    )  # fmt: skip
+    ip.save(found, out / "causal.nc")
+    return found
+
+
+def contributions(
+    sd: ip.Session, cases: Sequence[Case], donor: ip.Prompt, seeds: int, copy: ip.metrics.Metric
+) -> xr.Dataset:
+    """Shapley values of the categories for the similarity to each prompt's own training image.
+
+    Where the image is not known, to the unedited generation.
+    """
+    games = []
+    for case in cases:
+        value = attribute.similarity(copy, case.image)
+        games.append(attribute.shapley(sd, case.text, donor, value, seeds=range(seeds)))
+    bare = [game.drop_vars(["phi_interval", "interaction_interval"]) for game in games]
+    joined = xr.concat(
+        bare, "prompt", coords="minimal", compat="override", combine_attrs="override"
+    )
+    joined = joined.assign_coords(
+        prompt=range(len(cases)), group=("prompt", [case.group for case in cases])
+    )
+    for name in ("phi", "interaction"):
+        ends = intervals.mean(joined[name])
+        joined[f"{name}_interval"] = xr.concat([ends.low, ends.high], "bound")
+    return joined
+
+
+def maps(sd: ip.Session, cases: Sequence[Case], donor: ip.Prompt, seeds: int) -> xr.Dataset:
+    """The change of `|eps_c - eps_u|` in every cell, exact and to first order."""
+    patches = {name: ip.swap(name, donor, "nearest") for name in PATCHED}
+    texts = [case.text for case in cases]
+    exact = attribute.causal_trace(sd, texts, patches, side=("k", "v"), seeds=range(seeds))
+    estimate = attribute.attribution_patching(sd, texts, patches, seeds=range(seeds))
+    both = attribute.agreement(exact, estimate)
+    both["clean"] = exact.clean
+    both["heads"] = estimate.estimate.sum("category")
+    cost = ("unet_rows", "unet_rows_naive")
+    both.attrs = {f"exact_{name}": exact.attrs[name] for name in cost}
+    both.attrs |= {f"estimate_{name}": estimate.attrs[name] for name in cost}
+    return both.assign_coords(group=("prompt", [case.group for case in cases]))
+
+
+def figures(games: xr.Dataset, both: xr.Dataset) -> dict[str, Figure]:
+    """Every figure by file name."""
+    unit = "change of |eps_c - eps_u|"
+    by_category = both.exact.sum(["side", "layer"]).rename(patch="category")
+    return {
+        "shapley": plot.shapley_bars(games),
+        "map": plot.layer_step_map(both.exact, columns="patch", label=unit),
+        "map_estimate": plot.layer_step_map(both.estimate, columns="patch", label=unit),
+        "heads": plot.head_grid(both.heads.sum(["side", "step"]), columns="patch", label=unit),
+        "running_sum": plot.running_sum(by_category, label=unit),
+        "agreement": plot.agreement_scatter(both),
+    }
+
+
+def tables(games: xr.Dataset, both: xr.Dataset, out: Path) -> None:
+    """Write `shapley.md` and `where.md`: by category; by side, layer and third of the run."""
+    phi = intervals.mean(games.phi)
+    shares = pd.DataFrame({"Shapley value": _read(phi)}, index=games.player.values)
+    (out / "shapley.md").write_text(shares.to_markdown() + "\n")
+    third = both.sizes["step"] / 3
+    when = xr.DataArray(
+        [f"third {int(step / third) + 1}" for step in range(both.sizes["step"])], dims="step"
+    )
+    totals = {
+        **{f"through {s}": both.exact.sel(side=s).sum(["layer", "step"]) for s in ("k", "v")},
+        **{f"in {n}": both.exact.sel(layer=n).sum(["side", "step"]) for n in both.layer.values},
+        **{
+            f"steps, {n}": both.exact.where(when == n, 0).sum(["side", "layer", "step"])
+            for n in dict.fromkeys(when.values.tolist())
+        },
+    }
+    rows = {name: _read(intervals.mean(total)) for name, total in totals.items()}
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=both.patch.values)
+    (out / "where.md").write_text(frame.to_markdown() + "\n")
+
+
+def _read(found: xr.Dataset) -> list[str]:
+    ends = (found["mean"].values, found.low.values, found.high.values)
+    return [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in zip(*ends, strict=True)]
+
+
+if __name__ == "__main__":
+    typer.run(main)
