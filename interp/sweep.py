@@ -174,7 +174,7 @@ def _references(
     references: Sequence[Images | None] | None, count: int
 ) -> list[Float[Tensor, "1 3 h w"] | None]:
     images = [None] * count if references is None else list(references)
-    batches = [None if image is None else as_batch(image) for image in images]
+    batches = [None if image is None else as_batch(image).cpu() for image in images]
     if len(batches) != count or any(batch is not None and len(batch) != 1 for batch in batches):
         raise InterpError(
             f"{len(batches)} training images were given for {count} prompts.",

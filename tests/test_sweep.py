@@ -405,6 +405,7 @@ def test_killed_at_ten_random_moments_the_store_is_that_of_an_undisturbed_sweep(
     assert len(places) > 2, "the kills came at different moments"
     assert attempt(600)[0] == 0
     xr.testing.assert_identical(xr.open_zarr(path).load(), whole)
+    assert not list(path.rglob("*.partial"))
 
 
 def of_prompt(path, file, whole):

@@ -75,7 +75,8 @@ class Store:
             data = xr.open_zarr(self.path, consolidated=True)
             if DONE not in data.coords or results.PROVENANCE not in data.attrs:
                 raise KeyError(DONE)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            data[DONE].load()
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise InterpError(
                 f"The sweep in {self.path} was to be continued.",
                 f"It is not the store of a sweep, or parts of it are gone ({error}).",
@@ -99,8 +100,11 @@ class Store:
                 f"It was made under other settings: {found}.",
                 "Repeat the call that began it, or name another store.",
             )
+        for left in self.path.rglob("*.partial"):
+            # Files that Zarr was killed before renaming.
+            left.unlink()
         whole = zarr.open_group(self.path, mode="r")
-        for place in np.flatnonzero(self._done(data)):
+        for place in np.flatnonzero(data[DONE]):
             for name in self._growing(data):
                 file = self.path / name / _key(whole[name], data[name].dims, int(place))
                 if not file.is_file() or not file.stat().st_size:
@@ -115,7 +119,7 @@ class Store:
         """The places of the prompts that are not finished."""
         if not self.path.exists():
             return list(range(len(self.prompts)))
-        return np.flatnonzero(~self._done(self.open())).tolist()
+        return np.flatnonzero(~self.open()[DONE]).tolist()
 
     def write(self, place: int, data: xr.Dataset) -> None:
         """Write one prompt's dataset, and then that it is done.
@@ -167,17 +171,16 @@ class Store:
             )
         os.replace(self.beside, self.path)
 
-    def _done(self, data: xr.Dataset) -> np.ndarray:
-        return data[DONE].values
-
     def _growing(self, data: xr.Dataset) -> list[str]:
+        """The variables that are written prompt by prompt."""
         fixed = {"prompt", "text", DONE, *self.facts["labels"]}
         return [str(n) for n, v in data.variables.items() if "prompt" in v.dims and n not in fixed]
 
 
 def _strings(data: xr.Dataset) -> xr.Dataset:
-    texts = {name: v.astype(STRING) for name, v in data.variables.items() if v.dtype.kind == "U"}
-    return data.assign_coords({n: v for n, v in texts.items() if n in data.coords})
+    """The same with coordinates of text as Zarr stores text of any length."""
+    texts = {name: v.astype(STRING) for name, v in data.coords.items() if v.dtype.kind == "U"}
+    return data.assign_coords(texts)
 
 
 def _key(array: Any, dims: Sequence[Any], place: int) -> str:
