@@ -16,9 +16,10 @@ from interp import start
 from interp.attribute.cells import Cell, inside, outside
 from interp.attribute.points import chosen_steps
 from interp.errors import InterpError
+from interp.hooks import hookable
 from interp.patch import Patch
 from interp.session import Session
-from interp.sites import Selector, Site, select, sites
+from interp.sites import Selector, Site, select
 from interp.where import Side, Steps
 
 AXES = ("direction", "patch", "side", "prompt", "seed", "step", "layer", "head")
@@ -39,7 +40,7 @@ class Layout:
         direction: str,
         window: tuple[int, int],
     ) -> None:
-        self.every = sites(session.pipe.unet)
+        self.every = hookable(session.pipe)
         self.calls = start.calls(session.pipe, session.steps)
         self.places = select(self.every, layers)
         self.steps = chosen_steps(steps, self.calls)
@@ -85,9 +86,14 @@ class Layout:
 
     def cells(self) -> list[tuple[int, int, int, int, int]]:
         """The places of all cells in (direction, patch, side, layer, head) that exist."""
-        axes = (self.directions, self.patches, self.sides, self.places, self.heads)
-        found = product(*(range(len(axis)) for axis in axes))
-        return [c for c in found if (self.heads[c[4]] or 0) < self.places[c[3]].heads]
+        found = product(
+            range(len(self.directions)),
+            range(len(self.patches)),
+            range(len(self.sides)),
+            range(len(self.places)),
+            range(len(self.heads)),
+        )
+        return [cell for cell in found if (self.heads[cell[4]] or 0) < self.places[cell[3]].heads]
 
     def dataset(self, values: np.ndarray, prompts: int, seeds: Sequence[int]) -> xr.DataArray:
         """All cells on their axes, in the order of `AXES`."""
@@ -107,14 +113,15 @@ class Layout:
 def _heads(heads: Sequence[int] | str | None, most: int) -> list[int | None]:
     if heads is None:
         return [None]
-    chosen = list(range(most)) if isinstance(heads, str) and heads == "all" else list(heads)
-    if not chosen or not all(isinstance(head, int) and 0 <= head < most for head in chosen):
+    named = isinstance(heads, str)
+    chosen = list(range(most)) if heads == "all" else [] if named else [int(h) for h in heads]
+    if not chosen or not all(0 <= head < most for head in chosen):
         raise InterpError(
             f"heads={heads!r} were asked for.",
             f"The layers have up to {most} heads, counted from 0.",
             "Name some of them, heads='all', or None for all of them at once.",
         )
-    return [int(head) for head in chosen]
+    return list(chosen)
 
 
 def _around(centre: int, count: int, width: int) -> range:

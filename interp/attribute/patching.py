@@ -26,10 +26,10 @@ from interp.attribute.points import Points, chunks, clean_points, predict, rows_
 from interp.attribute.values import NoiseValue, guidance, value_name
 from interp.errors import InterpError
 from interp.grid import labels
-from interp.hooks import Hooks, is_fused
+from interp.hooks import Hooks, hookable, is_fused
 from interp.patch import Patch
 from interp.session import Session
-from interp.sites import Selector, Site, select, sites
+from interp.sites import Selector, Site, select
 from interp.tokens import CATEGORIES, Prompt
 from interp.where import Steps
 
@@ -86,7 +86,7 @@ def attribution_patching(
     encoded = session._prompts(prompts)
     value = guidance() if value is None else value
     names, patches = labels(patch)
-    places = select(sites(session.pipe.unet), layers)
+    places = select(hookable(session.pipe), layers)
     calls = start.calls(session.pipe, session.steps)
     _check(patches, value)
     found, clean, rows, categories = [], [], 0.0, 0

@@ -222,4 +222,4 @@ def value_name(value: Value) -> str:
         >>> value_name(guidance())
         '|eps_c - eps_u|'
     """
-    return getattr(value, "name", None) or getattr(value, "__name__", type(value).__name__)
+    return str(getattr(value, "name", None) or getattr(value, "__name__", type(value).__name__))
