@@ -183,10 +183,11 @@ def _add_checkout_commands() -> None:
 
     app.add_typer(command.app, name="organism", help=command.__doc__)
     try:
-        from analyses import ablation_figures
+        from analyses import ablation_figures, attribution_report
     except ModuleNotFoundError:
         return  # installed without a checkout
     app.command("ablate")(ablation_figures.main)
+    app.command("report")(attribution_report.main)
 
 
 _add_checkout_commands()

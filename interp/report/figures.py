@@ -1,0 +1,108 @@
+"""The report's figures: pure functions of its dataset, one column wide so that phones show them."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from interp import results
+from interp.chips import INK
+from interp.plot.style import COLUMN, KINDS, canvas, legend
+from interp.report.edits import MITIGATION, NONE
+from interp.report.findings import Findings, removals
+from interp.report.words import CATEGORIES
+
+KEPT, LOST, EDITED = KINDS["memorized"], KINDS["control"], "#7f7f7f"
+
+
+def summary(found: Findings, threshold: float) -> Figure:
+    """How close memorized prompts' images are to their training images, under each edit.
+
+    Example:
+        >>> summary(find(data), results.provenance(data)["threshold"])
+
+    Args:
+        found: the findings.
+        threshold: similarity from which on images are copies.
+    """
+    rows = removals(found)
+    with canvas(1, 1, COLUMN, 0.75 + 0.33 * len(rows)) as (figure, axes):
+        ax = axes[0, 0]
+        for place, effect in enumerate(rows):
+            middle, low, high = effect.kept
+            colour = KEPT if middle >= threshold else LOST
+            ax.barh(place + 0.18, middle, 0.34, color=colour)
+            if np.isfinite(low):
+                ax.plot([low, high], [place + 0.18] * 2, color="#7f7f7f", linewidth=0.9)
+            said = f"{effect.label}: {effect.copies:.0%} copies"
+            weight = "bold" if effect.role in (NONE, MITIGATION) else "normal"
+            ax.text(0, place - 0.06, said, va="bottom", ha="left", fontsize=7, fontweight=weight)
+        ax.axvline(threshold, color="#7f7f7f", linewidth=0.8, linestyle="--")
+        ax.set_xlim(min(0.0, *(effect.kept[0] for effect in rows)), 1)
+        ax.set_ylim(len(rows) - 0.4, -0.55)
+        ax.set_yticks([])
+        ax.spines["left"].set_visible(False)
+        ax.set_xlabel(f"similarity to the training image (a copy from {threshold:.2f} on)")
+    return figure
+
+
+def attention(data: xr.Dataset, prompt: int, axis: str) -> Figure:
+    """One prompt's attention by category over steps or layers: in sum, and per token.
+
+    Example:
+        >>> attention(data, 0, "step")
+
+    Args:
+        data: the collected dataset.
+        prompt: its number.
+        axis: "step" or "layer"; the other one is averaged over.
+    """
+    of = data.isel(prompt=prompt)
+    mass = of.mass.mean("layer" if axis == "step" else "step")
+    each = mass / of.tokens.where(of.tokens > 0)
+    with canvas(2, 1, COLUMN, 3.6, sharex=True) as (figure, axes):
+        for ax, values, label in zip(axes[:, 0], (mass, each), ("in sum", "per token"), strict=True):
+            _lines(ax, values, axis)
+            ax.set_ylabel(f"attention {label}")
+        axes[0, 0].set_ylim(0, 1)
+        axes[1, 0].set_yscale("log")
+        _ticks(axes[1, 0], data, axis)
+        legend(figure, axes[0, 0])
+    return figure
+
+
+def _lines(ax: Axes, values: xr.DataArray, axis: str) -> None:
+    x = np.arange(values.sizes[axis])
+    for category, colour in INK.items():
+        line = values.sel(category=category)
+        if bool(line.notnull().any()):
+            ax.plot(x, line.values, color=colour, label=CATEGORIES[category][0])
+
+
+def _ticks(ax: Axes, data: xr.Dataset, axis: str) -> None:
+    if axis == "layer":
+        names = [str(name) for name in data.layer.values]
+        ax.set_xticks(range(len(names)), names, rotation=90)
+        ax.set_xlabel("layer, in the order in which they run")
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_xlabel("step")
+
+
+def drawn(data: xr.Dataset, found: Findings) -> dict[str, Figure]:
+    """Every figure that the page shows, by file name.
+
+    Example:
+        >>> list(drawn(data, find(data)))[:2]
+        ['prompt-01-steps', 'prompt-01-layers']
+    """
+    figures = {}
+    if found.memorized:
+        figures["summary"] = summary(found, results.provenance(data)["threshold"])
+    for prompt in range(data.sizes["prompt"]):
+        for axis in ("step", "layer"):
+            figures[f"prompt-{prompt + 1:02d}-{axis}s"] = attention(data, prompt, axis)
+    return figures

@@ -1,0 +1,144 @@
+"""The answer of the report: how many, what drives it, what removes it, at what cost.
+
+Only arithmetic on a collected dataset, so that the words at the top of the page and the numbers
+below them can not disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from interp import intervals, results
+from interp.report.assess import MEMORIZED
+from interp.report.edits import MITIGATION, NONE, REMOVAL
+from interp.report.words import label
+
+SMALLEST = 0.05
+"""A similarity that all removals together do not change by more has no drivers to speak of."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one edit does, on average.
+
+    Attributes:
+        copies: share of the memorized prompts' images that are still copies.
+        kept: their mean similarity to the training image, with the ends of its 95 % interval.
+        fidelity, ordinary_fidelity: CLIPScore of memorized prompts and of the others.
+        diversity, ordinary_diversity: 1 minus the likeness of seeds, of the same.
+        ordinary_kept: similarity of the others' images to their unedited ones.
+    """
+
+    name: str
+    label: str
+    role: str
+    call: str
+    copies: float
+    kept: tuple[float, float, float]
+    fidelity: float
+    ordinary_fidelity: float
+    diversity: float
+    ordinary_diversity: float
+    ordinary_kept: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is said at the top of the page.
+
+    Attributes:
+        total, memorized: prompts, and those with that verdict.
+        listed: by kind as listed, how many of how many have that verdict.
+        effects: every edit, the unedited images first.
+        shares: of what the removals take away, each category's share; empty where nothing drives.
+        best: the mitigation that leaves the fewest copies.
+    """
+
+    total: int
+    memorized: int
+    listed: dict[str, tuple[int, int]]
+    effects: tuple[Effect, ...]
+    shares: dict[str, float]
+    best: Effect | None
+
+    @property
+    def driver(self) -> str | None:
+        """The category with the largest share."""
+        return max(self.shares, key=lambda name: self.shares[name]) if self.shares else None
+
+    @property
+    def unedited(self) -> Effect:
+        """The images without any edit."""
+        return self.effects[0]
+
+
+def find(data: xr.Dataset) -> Findings:
+    """Return the findings of a collected dataset.
+
+    Example:
+        >>> found = find(data)
+        >>> found.memorized, found.driver, found.best.label
+        (8, 'pad', '“!” as padding, no end token')
+    """
+    guilty = data.verdict.values == MEMORIZED
+    kinds = dict.fromkeys(data.kind.values.tolist())
+    listed = {
+        str(kind): (int((guilty & (of := data.kind.values == kind)).sum()), int(of.sum()))
+        for kind in kinds
+    }
+    effects = tuple(_effect(data, str(name), guilty) for name in data.patch.values)
+    mitigations = [effect for effect in effects if effect.role == MITIGATION]
+    best = None
+    if guilty.any() and mitigations:
+        best = min(mitigations, key=lambda e: (e.copies, -np.nan_to_num(e.ordinary_kept)))
+    return Findings(len(guilty), int(guilty.sum()), listed, effects, _shares(data, guilty), best)
+
+
+def _effect(data: xr.Dataset, name: str, guilty: np.ndarray) -> Effect:
+    at = data.sel(patch=name)
+    bad, good = at.isel(prompt=np.flatnonzero(guilty)), at.isel(prompt=np.flatnonzero(~guilty))
+    measured = bad.kept.notnull()
+    copies = (bad.kept >= results.provenance(data)["threshold"]).where(measured)
+    found = intervals.mean(bad.kept.rename(edit_seed="seed")) if guilty.any() else None
+    ends = tuple(np.nan if found is None else float(found[e]) for e in ("mean", "low", "high"))
+    baseline = good.edit_similarity.sel(reference="baseline")
+
+    def fidelity(of: xr.Dataset) -> float:
+        return float(of.edit_fidelity.mean()) if "edit_fidelity" in of else np.nan
+
+    return Effect(
+        name,
+        label(name),
+        str(at.role.item()),
+        str(at.edit.item()),
+        float(copies.mean()),
+        (ends[0], ends[1], ends[2]),
+        fidelity(bad),
+        fidelity(good),
+        1 - float(bad.edit_alike.mean()),
+        1 - float(good.edit_alike.mean()),
+        float(baseline.mean()),
+    )
+
+
+def _shares(data: xr.Dataset, guilty: np.ndarray) -> dict[str, float]:
+    phi = data.phi.isel(prompt=np.flatnonzero(guilty)).mean("prompt")
+    total = float(phi.sum("player"))
+    if not guilty.any() or bool(phi.isnull().any()) or total < SMALLEST:
+        return {}
+    return {str(name): float(phi.sel(player=name)) / total for name in phi.player.values}
+
+
+def removals(found: Findings) -> list[Effect]:
+    """The edits that the report's one figure compares: unedited, removals and mitigations.
+
+    Example:
+        >>> [effect.name for effect in removals(found)][:2]
+        ['none', 'c']
+    """
+    order = (NONE, REMOVAL, MITIGATION)
+    shown = [effect for effect in found.effects if effect.role in order]
+    return sorted(shown, key=lambda effect: order.index(effect.role))

@@ -1,0 +1,156 @@
+"""From a dataset to a page and its figures: pure, without a model, the same every time.
+
+One file that needs nothing else and asks for nothing: style, script and pictures are inside, and a
+policy in its head lets the browser run this script only and fetch nothing at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from tqdm.auto import tqdm
+
+from interp import plot, results
+from interp.errors import InterpError
+from interp.report import words
+from interp.report.figures import drawn
+from interp.report.findings import find, removals
+from interp.report.inline import svg
+from interp.report.sections import RULE, sections
+
+PARTS = Path(__file__).parent / "page"
+PAGE = "report.html"
+NEEDED = ("verdict", "kept", "phi", "image", "edit_image", "mass", "overlay", "score")
+
+
+def render(
+    data: xr.Dataset, out: str | os.PathLike[str], figures: bool = True, source: str = ""
+) -> Path:
+    """Write `report.html`, and every figure as PNG and PDF, and return the page's path.
+
+    Example:
+        >>> render(ip.open("out/report/report.nc"), "out/report")
+
+    Args:
+        data: from `collect`.
+        out: the folder, which is made if it is not there.
+        figures: also write `figures/*.png` and `*.pdf`.
+        source: the dataset's file name, which the page names.
+
+    Raises:
+        InterpError: the dataset is of something else.
+    """
+    missing = [name for name in NEEDED if name not in data]
+    if missing:
+        raise InterpError(
+            "A report was to be drawn from a dataset.",
+            f"It has no {', '.join(missing)}.",
+            "Give the dataset that a report wrote: report.nc.",
+        )
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = find(data)
+    made = drawn(data, found)
+    if figures:
+        for name, figure in tqdm(made.items(), unit="figure", disable=None):
+            plot.save(figure, folder / "figures", name)
+    inline = {name: svg(figure, _says(name)) for name, figure in made.items()}
+    page = html(data, inline, source)
+    path = folder / PAGE
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def html(data: xr.Dataset, figures: dict[str, Markup], source: str = "") -> str:
+    """The page as text.
+
+    Example:
+        >>> html(data, {name: svg(figure, name) for name, figure in drawn(data, find(data)).items()})
+    """
+    environment = Environment(
+        loader=FileSystemLoader(PARTS),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"number": number, "percent": percent, "signed": signed}
+    script = (PARTS / "report.js").read_text(encoding="utf-8")
+    found = find(data)
+    return environment.get_template("report.html.j2").render(
+        found=found,
+        rows=removals(found),
+        prompts=sections(data),
+        figures=figures,
+        facts=results.provenance(data),
+        seeds=data.sizes["seed"],
+        edited=data.sizes["edit_seed"],
+        measured="edit_fidelity" in data,
+        controls=bool(data.detector_threshold.notnull().any()),
+        words=words,
+        rule=RULE,
+        source=source,
+        style=Markup((PARTS / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        policy=_policy(script),
+    )
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """A number to read, and a dash where there is none.
+
+    Example:
+        >>> number(0.256), number(float("nan"))
+        ('0.26', '–')
+    """
+    if value is None or not np.isfinite(value):
+        return "–"
+    large = abs(value) >= 1000 or 0 < abs(value) < 0.5 * 10**-digits
+    return f"{value:.3g}" if large else f"{value:.{digits}f}"
+
+
+def percent(value: Any) -> str:
+    """A share in percent, and a dash where there is none.
+
+    Example:
+        >>> percent(0.256)
+        '26 %'
+    """
+    return "–" if value is None or not np.isfinite(value) else f"{value:.0%}".replace("%", " %")
+
+
+def signed(value: Any) -> str:
+    """A change with its sign.
+
+    Example:
+        >>> signed(-0.012)
+        '−0.01'
+    """
+    if value is None or not np.isfinite(value):
+        return "–"
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _policy(script: str) -> str:
+    """What a browser may do with the page: run this one script, show what is inside it."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _says(name: str) -> str:
+    """What a figure shows, for those who can not see it."""
+    if name == "summary":
+        return "Similarity to the training image under each edit; the table below has the numbers."
+    prompt, _, axis = name.rpartition("-")
+    return f"Attention of each category over {axis}, of {prompt.replace('-', ' ')}."

@@ -1,0 +1,54 @@
+"""The report's vocabulary: what the field's terms are called for readers who do not know them."""
+
+from collections.abc import Mapping
+
+#: The categories of positions, each with one sentence.
+CATEGORIES: Mapping[str, tuple[str, str]] = {
+    "sot": ("start token", "the first place, the same for every text"),
+    "prompt": ("words", "what was typed, cut into tokens"),
+    "eot": ("end token", "one token behind the words, which sums up the whole text"),
+    "pad": ("padding", "copies of a filler token in all places that are left, mostly 60 or more"),
+}
+
+#: What an edit does, said without letters.
+EDITS: Mapping[str, str] = {
+    "none": "nothing changed",
+    "c": "words removed",
+    "f": "end token removed",
+    "h": "padding removed",
+    "a": "end token and padding removed",
+    "prompt, eot": "words and end token removed",
+    "prompt, pad": "words and padding removed",
+    "prompt, eot, pad": "words, end token and padding removed",
+    "b": "words replaced by the end token",
+    "d": "padding replaced by the end token",
+    "e": "words and padding replaced by the end token",
+    "g": "words and end token replaced by mean padding",
+    "repad '!' and zero eot": "“!” as padding, no end token",
+    "repad '!'": "“!” as padding",
+    "zero pad 70 %": "70 % of the padding removed",
+    "Ren et al.": "attention turned to the start, padding hidden",
+    "Wen et al.": "embedding optimised against memorization",
+    "random token addition (RTA)": "two random tokens added",
+    "random number addition (RNA)": "two random numbers added",
+}
+
+#: What a detector looks at, in a sentence.
+DETECTORS: Mapping[str, str] = {
+    "guidance norm": "how far the text pulls the prediction, over all steps",
+    "guidance norm, first step": "the same at the first step alone",
+    "score change": "how far the prediction moves between the second and third step",
+    "early entropy": "how evenly attention is spread at the first step",
+    "late entropy": "how evenly attention is spread at the last steps",
+    "bright ending": "the pull of the text where the last step looks at the end token",
+}
+
+
+def label(edit: str) -> str:
+    """An edit in plain words, or its own name where there are none.
+
+    Example:
+        >>> label("h")
+        'padding removed'
+    """
+    return EDITS.get(edit, edit)
