@@ -30,7 +30,7 @@ from interp.results import POSITION, stamp
 from interp.session import Rewrite, Session
 from interp.sweep import sweep
 from interp.sweeps.measures import measured
-from interp.tokens import Prompt
+from interp.tokens import CATEGORIES, Prompt
 
 FEWEST_STEPS = 3
 """Some detectors compare the second and third step."""
@@ -194,7 +194,7 @@ def _tokens(prompt: Prompt) -> dict[str, Any]:
         "text": prompt.text,
         "truncated": prompt.truncated,
         "word": (POSITION, list(prompt.words)),
-        "position_category": (POSITION, prompt.category.numpy()),
+        "position_category": (POSITION, [CATEGORIES[code] for code in prompt.category.tolist()]),
         "tokens": ("category", list(prompt.counts.values())),
     }
 

@@ -14,7 +14,7 @@ import xarray as xr
 from interp import results
 from interp.report.assess import CLEAN, MAJORITY, MEMORIZED
 from interp.report.inline import picture, sprite
-from interp.report.words import CATEGORIES, DETECTORS, label
+from interp.report.words import CATEGORIES, DETECTORS, SPECIAL, label
 from interp.results import POSITION
 from interp.tokens import CATEGORIES as NAMES
 
@@ -125,22 +125,21 @@ def chips(of: xr.Dataset) -> list[dict[str, Any]]:
 
     Example:
         >>> [chip["word"] for chip in chips(data.isel(prompt=0))]
-        ['<sot>', 'a', 'goat', '<eot>', '<pad>']
+        ['start', 'a', 'goat', 'end', 'padding']
     """
-    codes, words, mass = (
+    kinds, words, mass = (
         of[name].values for name in ("position_category", "word", "token_mass")
     )
-    pad = NAMES.index("pad")
     found = []
     for _, run in groupby(
-        range(of.sizes[POSITION]), key=lambda place: pad if codes[place] == pad else -place - 1
+        range(of.sizes[POSITION]), key=lambda place: -1 if kinds[place] == "pad" else place
     ):
         places = list(run)
-        share = float(mass[places].sum())
+        share, kind = float(mass[places].sum()), str(kinds[places[0]])
         found.append(
             {
-                "word": str(words[places[0]]),
-                "category": NAMES[int(codes[places[0]])],
+                "word": SPECIAL.get(kind, str(words[places[0]])),
+                "category": kind,
                 "count": len(places),
                 "mass": share,
                 "each": share / len(places),

@@ -10,6 +10,9 @@ CATEGORIES: Mapping[str, tuple[str, str]] = {
     "pad": ("padding", "copies of a filler token in all places that are left, mostly 60 or more"),
 }
 
+#: What stands for tokens that are no words.
+SPECIAL: Mapping[str, str] = {"sot": "start", "eot": "end", "pad": "padding"}
+
 #: What an edit does, said without letters.
 EDITS: Mapping[str, str] = {
     "none": "nothing changed",
