@@ -80,7 +80,7 @@ def run(
         seeds,
         store=out / "ablation.zarr",
         metrics=measures.metrics(seeds),
-        references=[case.image for case in cases],
+        references=measures.references([case.image for case in cases], sd.width, sd.height),
         labels=labels,
         images=True,
     )

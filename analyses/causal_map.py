@@ -53,7 +53,8 @@ def main(
             "Give a file of prompts that are not memorized: --controls.",
         )
     donor = sd.encode(others[0].text)
-    games = contributions(sd, memorized, donor, seeds, Measures.of(model, sscd).copy)
+    measures = Measures.of(model, sscd)
+    games = contributions(sd, memorized, donor, seeds, measures)
     both = maps(sd, memorized, donor, seeds)
     for name, figure in figures(games, both).items():
         plot.save(figure, out / "figures", name)
@@ -67,15 +68,16 @@ def main(
 
 
 def contributions(
-    sd: ip.Session, cases: Sequence[Case], donor: ip.Prompt, seeds: int, copy: ip.metrics.Metric
+    sd: ip.Session, cases: Sequence[Case], donor: ip.Prompt, seeds: int, measures: Measures
 ) -> xr.Dataset:
     """Shapley values of the categories for the similarity to each prompt's own training image.
 
     Where the image is not known, to the unedited generation.
     """
     games = []
-    for case in cases:
-        value = attribute.similarity(copy, case.image)
+    images = measures.references([case.image for case in cases], sd.width, sd.height)
+    for case, image in zip(cases, images, strict=True):
+        value = attribute.similarity(measures.copy, image)
         games.append(attribute.shapley(sd, case.text, donor, value, seeds=range(seeds)))
     bare = [game.drop_vars(["phi_interval", "interaction_interval"]) for game in games]
     joined = xr.concat(

@@ -1,13 +1,17 @@
 """Which networks measure: those beside an embedded model, or the files that the user gives."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 import interp as ip
 from interp.models import find
 
+BICUBIC = Image.Resampling.BICUBIC
 PAPER_KEEPS = 0.5
 """From this SSCD similarity on, the paper calls an image memorized."""
 
@@ -16,8 +20,8 @@ PAPER_KEEPS = 0.5
 class Measures:
     """A copy descriptor, perhaps a CLIP model, and the similarity from which on images are copies.
 
-    Without a descriptor of its own kind a model is measured by pixels (negative distance), which is
-    rough: shifts of a few pixels count as other images.
+    Without a descriptor images are compared by SSIM, which is rough: a shift of a few pixels makes
+    another image.
     """
 
     copy: Any
@@ -50,6 +54,15 @@ class Measures:
             native = ip.metrics.SSCD(beside / "descriptor.pt", "native")
             return cls(native, fidelity, calibrated["threshold"])
         return cls(ip.metrics.SSIM(), fidelity, PAPER_KEEPS)
+
+    def references(
+        self, images: Sequence[Image.Image | None], width: int, height: int
+    ) -> list[Image.Image | None]:
+        """Training images as the measure takes them: descriptors resize by themselves, SSIM not."""
+        if isinstance(self.copy, ip.metrics.SSCD):
+            return list(images)
+        size = (width, height)
+        return [None if image is None else image.resize(size, BICUBIC) for image in images]
 
     def metrics(self, seeds: int) -> dict[str, Any]:
         """By the name of their variable, for `interp.sweep`."""
