@@ -74,10 +74,10 @@ def at_step(patch: Patch, step: int) -> Patch:
     return Patch(tuple(replace(o, where=replace(o.where, steps=None)) for o in active))
 
 
-def _steps(operation: Operation, cell: Cell, calls: int, within: bool) -> tuple[int, ...] | None:
+def _steps(operation: Operation, cell: Cell, calls: int, within: bool) -> Sequence[int] | None:
     """The operation's steps that are (or are not) the cell's; None is all, () none."""
     if cell.steps is None:
-        return operation.where.steps if within else ()  # type: ignore[return-value]
+        return operation.where.steps if within else ()
     mine = [step for step in range(calls) if operation.where.at_step(step)]
     return tuple(step for step in mine if (step in cell.steps) == within)
 

@@ -26,7 +26,7 @@ from interp import results
 from interp.attribute.patching import GRAPH
 from interp.attribute.players import Baseline, absent, baseline_name
 from interp.attribute.points import Points, chunks, clean_points, predict, rows_at_once
-from interp.attribute.values import NoiseValue, guidance, value_name
+from interp.attribute.values import NoiseValue, Value, guidance, value_name
 from interp.errors import InterpError
 from interp.results import POSITION
 from interp.session import Session
@@ -46,7 +46,7 @@ def tokens(
     methods: str | Sequence[str] = METHODS,
     baseline: Baseline = "zero",
     *,
-    value: NoiseValue | None = None,
+    value: Value | None = None,
     seeds: Sequence[int] = (0,),
     steps: Steps | str = 0,
     points: int = 32,

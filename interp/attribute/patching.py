@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from interp import results, start
 from interp.attribute.points import Points, chunks, clean_points, predict, rows_at_once
-from interp.attribute.values import NoiseValue, guidance, value_name
+from interp.attribute.values import NoiseValue, Value, guidance, value_name
 from interp.errors import InterpError
 from interp.grid import labels
 from interp.hooks import Hooks, hookable, is_fused
@@ -48,7 +48,7 @@ def attribution_patching(
     layers: Selector = "all",
     steps: Steps | str = "all",
     *,
-    value: NoiseValue | None = None,
+    value: Value | None = None,
     seeds: Sequence[int] = (0,),
 ) -> xr.Dataset:
     """The first-order estimate of what a patch changes, in every cell of the map at once.
@@ -84,11 +84,10 @@ def attribution_patching(
     warning holds here too: where the softmax is saturated, effects through keys are underestimated.
     """
     encoded = session._prompts(prompts)
-    value = guidance() if value is None else value
     names, patches = labels(patch)
+    value = _differentiable(patches, guidance() if value is None else value)
     places = select(hookable(session.pipe), layers)
     calls = start.calls(session.pipe, session.steps)
-    _check(patches, value)
     found, clean, rows, categories = [], [], 0.0, 0
     for prompt in tqdm(encoded, unit="prompt", disable=None):
         points = clean_points(session, prompt, seeds, steps)
@@ -223,7 +222,8 @@ def _touched(prompt: Prompt, edited: Tensor) -> set[int]:
     return set(prompt.category[changed].tolist())
 
 
-def _check(patches: Sequence[Patch], value: NoiseValue) -> None:
+def _differentiable(patches: Sequence[Patch], value: Value) -> NoiseValue:
+    """The value, if it and the patches have a map of gradients."""
     for patch in patches:
         rows = {operation.where.uncond for operation in patch.operations}
         if not patch.edits_embeddings or not rows <= {False}:
@@ -239,3 +239,4 @@ def _check(patches: Sequence[Patch], value: NoiseValue) -> None:
             "There are gradients of values of noise predictions, one step at a time.",
             "Use guidance() or noise_value(f), and say steps= of the cells.",
         )
+    return value
