@@ -146,6 +146,23 @@ def test_values_of_images_and_intervals(sd) -> None:
     assert (facts["value"], facts["baseline"]) == ("pixel_l2 to unedited", "zero")
 
 
+def test_every_prompt_has_its_own_reference(sd) -> None:
+    images = sd.images([A, B], seeds=[9])
+    each = attribute.similarity(ip.metrics.pixel_l2, images)
+    both = attribute.shapley(sd, [A, B], value=each, players={"p": "prompt"})
+    for row, (text, image) in enumerate(zip((A, B), images, strict=True)):
+        own = attribute.similarity(ip.metrics.pixel_l2, image)
+        alone = attribute.shapley(sd, text, value=own, players={"p": "prompt"})
+        np.testing.assert_allclose(both.worth.isel(prompt=row), alone.worth[:, 0], rtol=1e-4)
+        traced = [
+            attribute.causal_trace(
+                sd, texts, ip.zero("pad"), layers=[0], steps=[0], value=value, trajectory="own"
+            ).clean.values[place, 0]
+            for texts, value, place in (([A, B], each, row), (text, own, 0))
+        ]
+        assert traced[0] == pytest.approx(traced[1], rel=1e-4)
+
+
 def test_any_function_of_the_dataset_is_a_value(sd) -> None:
     def brightness(data: xr.Dataset) -> xr.DataArray:
         return data.image.mean(["pixel_y", "pixel_x", "rgb"])

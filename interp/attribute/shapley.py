@@ -25,7 +25,7 @@ from interp.attribute.players import (
     named_players,
     without,
 )
-from interp.attribute.values import Value, guidance, measure, value_name
+from interp.attribute.values import Value, guidance, measure, of_prompt, value_name
 from interp.session import Session
 from interp.tokens import Prompt
 
@@ -89,8 +89,9 @@ def shapley(
                 missing = [player for player, is_in in zip(who, present, strict=True) if not is_in]
                 patch = without(who, missing, session, prompt, encoded, baseline)
                 patches[name] = patch if patch.operations else None
+            own = of_prompt(value, row)
             for column, seed in enumerate(seeds):
-                worth[:, row, column] = measure(session, prompt, seed, patches, value, trajectory)
+                worth[:, row, column] = measure(session, prompt, seed, patches, own, trajectory)
                 bar.update()
     axes = (COALITION, "prompt", "seed")
     data = solve(xr.DataArray(worth, dims=axes), list(who)).assign_coords(

@@ -21,7 +21,15 @@ from interp.attribute.direct import NOTHING, Ask, evaluate
 from interp.attribute.layout import Layout
 from interp.attribute.points import Points, clean_points
 from interp.attribute.resume import Cost
-from interp.attribute.values import NoiseValue, Value, generations, guidance, measure, value_name
+from interp.attribute.values import (
+    NoiseValue,
+    Value,
+    generations,
+    guidance,
+    measure,
+    of_prompt,
+    value_name,
+)
 from interp.errors import InterpError
 from interp.grid import labels
 from interp.patch import Patch
@@ -185,7 +193,8 @@ def _total(
         runs[str((*index, column))] = patch if patch.operations else None
     spent = 0
     for row, column in product(range(len(prompts)), range(len(seeds))):
-        values = iter(measure(session, prompts[row], seeds[column], runs, value))
+        own = of_prompt(value, row)
+        values = iter(measure(session, prompts[row], seeds[column], runs, own))
         clean[row, column] = next(values)
         corrupted[:, row, column] = [next(values) for _ in wholes]
         for (direction, number, side, place, head), step in product(

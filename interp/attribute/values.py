@@ -8,8 +8,8 @@ functions underneath, so that they can be differentiated and evaluated at single
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -139,11 +139,9 @@ class Similarity:
         rows = []
         for patch in range(image.sizes["patch"]):
             for prompt in range(image.sizes["prompt"]):
-                reference = self.reference
+                reference = of_prompt(self, prompt).reference
                 if reference is None:
                     reference = image.isel(patch=0, prompt=prompt)
-                elif isinstance(reference, Sequence):
-                    reference = reference[prompt]
                 rows.append(self.metric(image.isel(patch=patch, prompt=prompt), reference))
         lengths = {name: image.sizes[name] for name in AXES[:2]}
         values = rearrange(rows, "(patch prompt) seed -> patch prompt seed", **lengths)
@@ -162,6 +160,17 @@ def similarity(metric: Metric, reference: Any = None) -> Similarity:
             same prompt and seed.
     """
     return Similarity(metric, reference)
+
+
+def of_prompt(value: Value, row: int) -> Value:
+    """The value for one of several prompts, whose own reference it takes where it has one each.
+
+    Example:
+        >>> of_prompt(similarity(sscd, [first_image, second_image]), 1)
+    """
+    if isinstance(value, Similarity) and isinstance(value.reference, (list, tuple)):
+        return replace(value, reference=value.reference[row])
+    return value
 
 
 def measure(
