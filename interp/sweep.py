@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from jaxtyping import Float
@@ -37,7 +38,7 @@ def sweep(
     store: str | os.PathLike[str],
     metrics: Mapping[str, Any] | None = None,
     references: Sequence[Images | None] | None = None,
-    labels: Mapping[str, Sequence[Any]] | None = None,
+    labels: Mapping[str, Sequence[Any]] | pd.DataFrame | None = None,
     record: Any = None,
     guidance: Sequence[int | float] | None = None,
     images: bool | None = None,
@@ -139,10 +140,11 @@ def _made(
 
 
 def _prompts(
-    prompts: PromptFile | Sequence[str | Prompt], labels: Mapping[str, Sequence[Any]] | None
+    prompts: PromptFile | Sequence[str | Prompt],
+    labels: Mapping[str, Sequence[Any]] | pd.DataFrame | None,
 ) -> tuple[list[str | Prompt], dict[str, list[Any]]]:
     """The prompts, and the columns that describe them as plain lists."""
-    columns: dict[str, Sequence[Any]] = {}
+    columns: dict[str, Any] = {}
     if labels is not None:
         columns = {str(name): values for name, values in labels.items()}
     given: list[str | Prompt]
