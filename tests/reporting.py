@@ -25,7 +25,7 @@ HOSTILE = (
     "a goat 🐐 in a church ⛪ 👩‍👩‍👧‍👦 $x_1$ and $ 5 \\frac{ \n new line",
     "a very long prompt " * 527,
 )
-WORDS = "goat tower boat lamp tiger cloud piano bridge".split()
+WORDS = ["goat", "tower", "boat", "lamp", "tiger", "cloud", "piano", "bridge"]
 
 
 def picture(seed: int) -> np.ndarray:
@@ -35,7 +35,9 @@ def picture(seed: int) -> np.ndarray:
     pen = ImageDraw.Draw(image)
     for _ in range(5):
         x, y, r = rng.integers(0, SIDE, 3).tolist()
-        pen.ellipse((x - r / 3, y - r / 3, x + r / 3, y + r / 3), tuple(rng.integers(0, 255, 3).tolist()))
+        pen.ellipse(
+            (x - r / 3, y - r / 3, x + r / 3, y + r / 3), tuple(rng.integers(0, 255, 3).tolist())
+        )
     return np.asarray(image)
 
 
@@ -68,16 +70,29 @@ def dataset(texts: tuple[str, ...] | None = None, full: bool = False) -> xr.Data
                 np.stack([picture(n) if known[n] else 0 * picture(n) for n in range(count)]),
             ),
             "training_known": ("prompt", known),
-            "similarity": (("prompt", "seed"), np.where(known[:, None], np.where(memorized, 0.93, 0.15)[:, None] + rng.normal(0, 0.03, (count, SEEDS)), np.nan)),
+            "similarity": (
+                ("prompt", "seed"),
+                np.where(
+                    known[:, None],
+                    np.where(memorized, 0.93, 0.15)[:, None] + rng.normal(0, 0.03, (count, SEEDS)),
+                    np.nan,
+                ),
+            ),
             "alike": ("prompt", np.where(memorized, 0.9, 0.25)),
             "mass": (("prompt", "step", "layer", "category"), mass),
-            "overlay": (("prompt", "step", "category", "map_y", "map_x"), rng.random((count, STEPS, 4, MAP, MAP))),
+            "overlay": (
+                ("prompt", "step", "category", "map_y", "map_x"),
+                rng.random((count, STEPS, 4, MAP, MAP)),
+            ),
             "token_mass": (("prompt", "position"), token),
             "score": (("prompt", "detector", "seed"), score),
             "edit_image": _edited(memorized, broken),
             "edit_similarity": (("prompt", "patch", "edit_seed", "reference"), both),
             "edit_alike": (("prompt", "patch"), kept.mean(-1)),
-            "edit_fidelity": (("prompt", "patch", "edit_seed"), 0.3 + rng.normal(0, 0.01, kept.shape)),
+            "edit_fidelity": (
+                ("prompt", "patch", "edit_seed"),
+                0.3 + rng.normal(0, 0.01, kept.shape),
+            ),
         },
         {
             "prompt": range(count),
@@ -125,7 +140,10 @@ def _edited(memorized: np.ndarray, broken: np.ndarray) -> tuple[tuple[str, ...],
     dims = ("prompt", "patch", "edit_seed", "pixel_y", "pixel_x", "rgb")
     rows = [
         [
-            [picture(n if memorized[n] and not gone else 1000 * n + 10 * p + s) for s in range(EDITED)]
+            [
+                picture(n if memorized[n] and not gone else 1000 * n + 10 * p + s)
+                for s in range(EDITED)
+            ]
             for p, gone in enumerate(broken)
         ]
         for n in range(len(memorized))

@@ -44,12 +44,15 @@ class Subject(Protocol):
     @property
     def kind(self) -> str:
         """As it is listed: "memorized" or "control"."""
+
     @property
     def group(self) -> str:
         """Equal for prompts that share a training image."""
+
     @property
     def image(self) -> Image.Image | None:
         """The training image."""
+
     @property
     def views(self) -> int:
         """How often it was shown in training; negative where nobody knows."""
@@ -149,9 +152,7 @@ def collect(
     return assess(data, threshold)
 
 
-def unedited(
-    session: Session, case: Subject, seeds: int, metrics: Mapping[str, Any]
-) -> xr.Dataset:
+def unedited(session: Session, case: Subject, seeds: int, metrics: Mapping[str, Any]) -> xr.Dataset:
     """One prompt as it is: its images, where it is attended to, what detectors say.
 
     Example:

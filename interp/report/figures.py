@@ -15,7 +15,7 @@ from interp.report.edits import MITIGATION, NONE
 from interp.report.findings import Findings, removals
 from interp.report.words import CATEGORIES
 
-KEPT, LOST, EDITED = KINDS["memorized"], KINDS["control"], "#7f7f7f"
+KEPT, LOST = KINDS["memorized"], KINDS["control"]
 
 
 def summary(found: Findings, threshold: float) -> Figure:
@@ -37,10 +37,11 @@ def summary(found: Findings, threshold: float) -> Figure:
             ax.barh(place + 0.18, middle, 0.34, color=colour)
             if np.isfinite(low):
                 ax.plot([low, high], [place + 0.18] * 2, color="#7f7f7f", linewidth=0.9)
+            # A piece of the line for each bar: one through all would run through the words.
+            ax.plot([threshold] * 2, [place - 0.04, place + 0.4], color="#7f7f7f", linewidth=1.1)
             said = f"{effect.label}: {effect.copies:.0%} copies"
             weight = "bold" if effect.role in (NONE, MITIGATION) else "normal"
             ax.text(0, place - 0.06, said, va="bottom", ha="left", fontsize=7, fontweight=weight)
-        ax.axvline(threshold, color="#7f7f7f", linewidth=0.8, linestyle="--")
         ax.set_xlim(min(0.0, *(effect.kept[0] for effect in rows)), 1)
         ax.set_ylim(len(rows) - 0.4, -0.55)
         ax.set_yticks([])
@@ -64,7 +65,9 @@ def attention(data: xr.Dataset, prompt: int, axis: str) -> Figure:
     mass = of.mass.mean("layer" if axis == "step" else "step")
     each = mass / of.tokens.where(of.tokens > 0)
     with canvas(2, 1, COLUMN, 3.6, sharex=True) as (figure, axes):
-        for ax, values, label in zip(axes[:, 0], (mass, each), ("in sum", "per token"), strict=True):
+        for ax, values, label in zip(
+            axes[:, 0], (mass, each), ("in sum", "per token"), strict=True
+        ):
             _lines(ax, values, axis)
             ax.set_ylabel(f"attention {label}")
         axes[0, 0].set_ylim(0, 1)

@@ -81,7 +81,7 @@ def find(data: xr.Dataset) -> Findings:
     Example:
         >>> found = find(data)
         >>> found.memorized, found.driver, found.best.label
-        (8, 'pad', '“!” as padding, no end token')
+        (8, 'pad', '“!” as padding and no end token')
     """
     guilty = data.verdict.values == MEMORIZED
     kinds = dict.fromkeys(data.kind.values.tolist())

@@ -122,9 +122,9 @@ def percent(value: Any) -> str:
 
     Example:
         >>> percent(0.256)
-        '26 %'
+        '26\xa0%'
     """
-    return "–" if value is None or not np.isfinite(value) else f"{value:.0%}".replace("%", " %")
+    return "–" if value is None or not np.isfinite(value) else f"{value:.0%}".replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def signed(value: Any) -> str:
@@ -136,7 +136,8 @@ def signed(value: Any) -> str:
     """
     if value is None or not np.isfinite(value):
         return "–"
-    return f"{value:+.2f}".replace("-", "−")
+    rounded = round(float(value), 2)
+    return f"{rounded:+.2f}".replace("-", "−") if rounded else "0.00"
 
 
 def _policy(script: str) -> str:

@@ -127,9 +127,7 @@ def chips(of: xr.Dataset) -> list[dict[str, Any]]:
         >>> [chip["word"] for chip in chips(data.isel(prompt=0))]
         ['start', 'a', 'goat', 'end', 'padding']
     """
-    kinds, words, mass = (
-        of[name].values for name in ("position_category", "word", "token_mass")
-    )
+    kinds, words, mass = (of[name].values for name in ("position_category", "word", "token_mass"))
     found = []
     for _, run in groupby(
         range(of.sizes[POSITION]), key=lambda place: -1 if kinds[place] == "pad" else place

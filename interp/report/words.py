@@ -6,8 +6,8 @@ from collections.abc import Mapping
 CATEGORIES: Mapping[str, tuple[str, str]] = {
     "sot": ("start token", "the first place, the same for every text"),
     "prompt": ("words", "what was typed, cut into tokens"),
-    "eot": ("end token", "one token behind the words, which sums up the whole text"),
-    "pad": ("padding", "copies of a filler token in all places that are left, mostly 60 or more"),
+    "eot": ("end token", "a mark behind the words that sums up the whole text"),
+    "pad": ("padding", "a filler that makes every text 77 tokens long"),
 }
 
 #: What stands for tokens that are no words.
@@ -27,10 +27,10 @@ EDITS: Mapping[str, str] = {
     "d": "padding replaced by the end token",
     "e": "words and padding replaced by the end token",
     "g": "words and end token replaced by mean padding",
-    "repad '!' and zero eot": "“!” as padding, no end token",
+    "repad '!' and zero eot": "“!” as padding and no end token",
     "repad '!'": "“!” as padding",
     "zero pad 70 %": "70 % of the padding removed",
-    "Ren et al.": "attention turned to the start, padding hidden",
+    "Ren et al.": "padding hidden, more attention to the start",
     "Wen et al.": "embedding optimised against memorization",
     "random token addition (RTA)": "two random tokens added",
     "random number addition (RNA)": "two random numbers added",
