@@ -73,7 +73,7 @@ def run(
         "group": [case.group for case in cases],
         "views": [case.views for case in cases],
     }
-    return ip.sweep(
+    grid = ip.sweep(
         sd,
         [case.text for case in cases],
         edits(),
@@ -84,12 +84,15 @@ def run(
         labels=labels,
         images=True,
     )
+    for name in set(grid.data_vars) - {"image"}:
+        grid[name].load()  # used many times, and small
+    return grid
 
 
 def values(grid: xr.Dataset) -> dict[str, xr.DataArray]:
     """What the table and the bars show, by name."""
-    found = {"to unedited": grid[SIMILAR].sel(reference="baseline")}
-    training = grid[SIMILAR].sel(reference="training")
+    found = {"to unedited": grid[SIMILAR].sel(reference="baseline", drop=True)}
+    training = grid[SIMILAR].sel(reference="training", drop=True)
     if bool(training.notnull().any()):
         found["to training image"] = training
     if "clipscore" in grid:
@@ -128,10 +131,9 @@ def figures(sd: ip.Session, grid: xr.Dataset, cases: Sequence[Case], seeds: int)
     mass = mass.assign_coords(labelled)
     drawn["mass_over_steps"] = plot.mass_over_steps(mass)
     drawn["mass_over_layers"] = plot.mass_over_layers(mass)
-    length = grid.tokens.sel(category="prompt") if "tokens" in grid.coords else None
-    if length is not None:
-        pads = shown["to unedited"].sel(patch="h").drop_vars(["tokens"])
-        drawn["length"] = plot.length_curve(pads.assign_coords(length=("prompt", length.values)))
+    length = [prompt.counts["prompt"] for prompt in sd.encode([case.text for case in cases])]
+    pads = shown["to unedited"].sel(patch="h", drop=True)
+    drawn["length"] = plot.length_curve(pads.assign_coords(length=("prompt", length)))
     texts = [case.text for case in cases if case.kind == "memorized"]
     paddings = {
         "padded with <eot>": ip.encode(sd.pipe, texts),

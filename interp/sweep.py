@@ -161,7 +161,7 @@ def _prompts(
         )
     plain: dict[str, list[Any]] = {}
     for name, values in columns.items():
-        array = np.asarray(values)
+        array = np.asarray(list(values))
         if array.shape != (len(given),) or array.dtype.kind not in "biufU":
             raise InterpError(
                 f"The label {name!r} was given for {len(given)} prompts.",

@@ -77,7 +77,7 @@ def at_step(patch: Patch, step: int) -> Patch:
 def _steps(operation: Operation, cell: Cell, calls: int, within: bool) -> Sequence[int] | None:
     """The operation's steps that are (or are not) the cell's; None is all, () none."""
     if cell.steps is None:
-        return operation.where.steps if within else ()
+        return operation.where.steps if within else ()  # type: ignore[return-value]
     mine = [step for step in range(calls) if operation.where.at_step(step)]
     return tuple(step for step in mine if (step in cell.steps) == within)
 

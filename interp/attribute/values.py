@@ -133,13 +133,19 @@ class Similarity:
         to = "unedited" if self.reference is None else "reference"
         return f"{self.metric.name} to {to}"
 
+    def of(self, row: int) -> Similarity:
+        """The same for one of several prompts, with its own reference where they have one each."""
+        if not isinstance(self.reference, (list, tuple)):
+            return self
+        return replace(self, reference=self.reference[row])
+
     def __call__(self, data: xr.Dataset) -> xr.DataArray:
         """The metric of every image, `(patch, prompt, seed)`."""
         image = data.image.transpose(*AXES, "pixel_y", "pixel_x", "rgb")
         rows = []
         for patch in range(image.sizes["patch"]):
             for prompt in range(image.sizes["prompt"]):
-                reference = of_prompt(self, prompt).reference
+                reference = self.of(prompt).reference
                 if reference is None:
                     reference = image.isel(patch=0, prompt=prompt)
                 rows.append(self.metric(image.isel(patch=patch, prompt=prompt), reference))
@@ -168,9 +174,7 @@ def of_prompt(value: Value, row: int) -> Value:
     Example:
         >>> of_prompt(similarity(sscd, [first_image, second_image]), 1)
     """
-    if isinstance(value, Similarity) and isinstance(value.reference, (list, tuple)):
-        return replace(value, reference=value.reference[row])
-    return value
+    return value.of(row) if isinstance(value, Similarity) else value
 
 
 def measure(

@@ -124,7 +124,11 @@ def percent(value: Any) -> str:
         >>> percent(0.256)
         '26\xa0%'
     """
-    return "–" if value is None or not np.isfinite(value) else f"{value:.0%}".replace("%", "\N{NO-BREAK SPACE}%")
+    return (
+        "–"
+        if value is None or not np.isfinite(value)
+        else f"{value:.0%}".replace("%", "\N{NO-BREAK SPACE}%")
+    )
 
 
 def signed(value: Any) -> str:
