@@ -162,5 +162,6 @@ def _facts(texts: list[str], full: bool) -> dict[str, Any]:
         "patches": {name: repr(edit) for name, edit in edits(full).items()},
         "similarity": {"name": "sscd", "sha256": "1" * 64},
         "fidelity": {"name": "clipscore", "sha256": "2" * 64},
-        "threshold": THRESHOLD, "command": "interp report --steps 25", "made": "2026-01-01T00:00:00",
+        "threshold": THRESHOLD, "command": "interp report --steps 25",
+        "made": "2026-01-01T00:00:00",
     }  # fmt: skip

@@ -73,7 +73,8 @@ def html(data: xr.Dataset, figures: dict[str, Markup], source: str = "") -> str:
     """The page as text.
 
     Example:
-        >>> html(data, {name: svg(figure, name) for name, figure in drawn(data, find(data)).items()})
+        >>> figures = drawn(data, find(data)).items()
+        >>> html(data, {name: svg(figure, name) for name, figure in figures})
     """
     environment = Environment(
         loader=FileSystemLoader(PARTS),
