@@ -215,7 +215,7 @@ def test_files_of_prompts_and_labels_become_coordinates(sd, path, tmp_path):
     ip.sweep(sd, file, seeds=1, store=path, labels=labels)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        grid = xr.open_zarr(path)
+        grid = xr.open_zarr(path).load()
     assert grid.text.values.tolist() == ["a goat", "the goat", "a cow"]
     assert grid.group.values.tolist() == ["u1", "u1", "u2"]
     assert grid.copies.values.tolist() == [30, 30, 1]

@@ -78,12 +78,11 @@ def patched(
 ) -> xr.Dataset:
     """The paper's interventions and mitigations on the top two levels and on controls."""
     file = ip.read_prompts(model / "memorized.csv")
-    top = [str(level) for level in duplicates.LEVELS[-2:]]
+    top = {row.id for row in duplicates.duplicates() if row.views in duplicates.LEVELS[-2:]}
     rows = [
         n
         for n, row in enumerate(file)
-        if row.columns["kind"] == "control"
-        or (row.columns["kind"] == "verbatim" and row.columns["views"] in top)
+        if row.columns["kind"] == "control" or row.columns["id"] in top
     ]
     edits: dict[str, Any] = dict(ip.paper.interventions())
     edits |= {name: ip.paper.mitigations()[name] for name in KIM_AND_NO}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import xarray as xr
@@ -36,6 +36,7 @@ FEWEST_STEPS = 3
 """Some detectors compare the second and third step."""
 
 
+@runtime_checkable
 class Subject(Protocol):
     """A prompt, and what is known of it; any object with these attributes."""
 
