@@ -118,7 +118,7 @@ def sweep(
             "group": [row.group for row in table],
         },
         images=images,
-    )
+    ).load()
 
 
 def matches(grid: xr.Dataset, threshold: float, reference: str = "training") -> xr.DataArray:
@@ -178,7 +178,7 @@ def honest(
     grid = ip.sweep(
         sd, [caption.text for caption in captions], None, FEWER, store=out / "honest.zarr",
         metrics={"alike": ip.metrics.Diversity(copy)}, images=True,
-    ).sel(patch="none")  # fmt: skip
+    ).load().sel(patch="none")  # fmt: skip
     images = grid.image.transpose("prompt", "seed", ...).values
     flat = rearrange(images, "prompt seed h w rgb -> (prompt seed) h w rgb")
     each = [caption for caption in captions for _ in range(FEWER)]
@@ -213,7 +213,7 @@ def templates(
             families.append(family)
     grid = ip.sweep(
         sd, texts, None, FEWER, store=out / "templates.zarr", images=True
-    ).sel(patch="none")  # fmt: skip
+    ).load().sel(patch="none")  # fmt: skip
     images = grid.image.transpose("prompt", "seed", ...).values
     inside = []
     for family, made in zip(families, images, strict=True):

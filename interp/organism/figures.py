@@ -27,7 +27,7 @@ def draw(model: Path, out: Path, threshold: float) -> list[Path]:
     patched = xr.open_zarr(out / "patches.zarr").load()
     memorized = patched.row_kind == "verbatim"
     highest = np.argsort(-patched.views.values, kind="stable")
-    top = [n for n in highest if memorized[n]]
+    top = [int(n) for n in highest if memorized[n]]
     figures = {
         "views": views(shown, threshold),
         "interventions": interventions(patched),
@@ -70,10 +70,10 @@ def sheet(patched: xr.Dataset, chosen: Sequence[int] | np.ndarray, model: Path) 
     file = ip.read_prompts(model / "memorized.csv")
     training = dict(zip(file.texts, file.pictures(), strict=True))
     columns = {"training image": np.stack([np.array(training[text]) for text in rows.text.values])}
-    for seed in rows.seed.values[:SEEDS]:
+    for seed in rows.seed.values[:SEEDS].tolist():
         columns[f"seed {seed}"] = _images(rows, "none", seed)
     for name in KIM_AND_NO:
-        columns[name] = _images(rows, name, rows.seed.values[0])
+        columns[name] = _images(rows, name, int(rows.seed.values[0]))
     tiles = xr.DataArray(
         np.stack(list(columns.values()), 1),
         dims=("prompt", "shown", *PIXELS),
