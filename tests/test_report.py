@@ -1,0 +1,236 @@
+"""The report: what is shown is what was measured, and hostile prompts are only text."""
+
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import interp as ip
+from analyses import attribution_report
+from analyses.cases import Case
+from interp import detect, report, results
+from interp.attribute.values import similarity
+from interp.cli import main
+from interp.report.assess import assess
+from interp.report.edits import PLAYERS
+from interp.report.findings import find
+from tests.reporting import HOSTILE, THRESHOLD, dataset
+
+VOID = {"meta", "img", "br", "input", "line", "circle", "path", "use", "rect"}
+
+
+class Page(HTMLParser):
+    """A page taken apart: its elements in order, with attributes and the text inside."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self._open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        element = {"tag": tag, **dict(attrs), "text": ""}
+        self.elements.append(element)
+        if tag not in VOID:
+            self._open.append(element)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append({"tag": tag, **dict(attrs), "text": ""})
+
+    def handle_endtag(self, tag):
+        while self._open and self._open.pop()["tag"] != tag:
+            pass
+
+    def handle_data(self, data):
+        for element in self._open:
+            element["text"] += data
+
+    def of(self, tag, name=""):
+        return [
+            e
+            for e in self.elements
+            if e["tag"] == tag and name in ((e.get("class") or "").split() if name else [""])
+        ]
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    return dataset(HOSTILE)
+
+
+@pytest.fixture(scope="module")
+def path(hostile, tmp_path_factory):
+    return report.render(hostile, tmp_path_factory.mktemp("report"), figures=False)
+
+
+@pytest.fixture(scope="module")
+def page(path):
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_hostile_prompts_are_shown_as_they_are_and_nothing_else(page, hostile):
+    shown = [element["text"] for element in page.of("p", "said")]
+    assert shown == hostile.text.values.tolist()
+    scripts = page.of("script")
+    assert len(scripts) == 1 + hostile.sizes["prompt"]
+    assert [e.get("type") for e in scripts[:-1]] == ["application/json"] * 16
+    handlers = [name for e in page.elements for name in e if name.startswith("on")]
+    assert not handlers
+    sources = [e["src"] for e in page.of("img")]
+    assert all(source.startswith("data:image/") for source in sources)
+
+
+def test_the_page_is_small_and_asks_for_nothing(path, page):
+    assert path.stat().st_size < 10e6
+    links = [v for e in page.elements for k, v in e.items() if k in ("href", "src", "xlink:href")]
+    assert all(link.startswith(("#", "data:")) for link in links)
+    policy = next(e["content"] for e in page.of("meta") if "http-equiv" in e)
+    assert "default-src 'none'" in policy
+
+
+def test_the_table_shows_the_dataset(page, hostile):
+    cells = [e for e in page.of("td") if "data-key" in e]
+    shown = {
+        key: [e["data-value"] for e in cells if e["data-key"] == key]
+        for key in ("verdict", "similarity", "alike", "flagged", "kind", "views")
+    }
+    assert shown["verdict"] == hostile.verdict.values.tolist()
+    assert shown["kind"] == hostile.kind.values.tolist()
+    assert [int(v) for v in shown["views"]] == hostile.views.values.tolist()
+    assert [int(v) for v in shown["flagged"]] == hostile.flagged.sum("detector").values.tolist()
+    mean = hostile.similarity.mean("seed").fillna(-2)
+    np.testing.assert_allclose([float(v) for v in shown["similarity"]], mean)
+    slides = [json.loads(e["text"]) for e in page.of("script")[:-1]]
+    for prompt, each in enumerate(slides):
+        mass = hostile.mass.isel(prompt=prompt).mean("layer")
+        np.testing.assert_allclose(each["mass"], mass, atol=1e-4)
+
+
+def test_every_figure_of_the_page_is_there_as_png_and_pdf(hostile, tmp_path):
+    two = hostile.isel(prompt=[0, 8])
+    page = Page(report.render(two, tmp_path).read_text(encoding="utf-8"))
+    drawings = [e for e in page.of("svg") if "aria-label" in e and "score" not in e["aria-label"]]
+    for ending in ("png", "pdf"):
+        files = {file.stem for file in (tmp_path / "figures").glob(f"*.{ending}")}
+        assert len(files) == len(drawings) == 5
+    assert {"summary", "prompt-01-steps", "prompt-02-layers"} <= files
+
+
+def test_the_answer_is_the_truth_that_was_put_in():
+    data = dataset()
+    found = find(data)
+    assert (found.total, found.memorized) == (16, 8)
+    assert found.listed == {"memorized": (8, 8), "control": (0, 8)}
+    assert found.driver == "pad"
+    assert found.shares["pad"] > 0.9
+    np.testing.assert_allclose(sum(found.shares.values()), 1)
+    assert found.best.copies == 0
+    assert {e.name for e in found.effects if e.copies == 1} == {
+        "none", "c", "f", "prompt, eot", "random token addition (RTA)",
+    }  # fmt: skip
+
+
+def test_verdicts_follow_the_rule():
+    data = dataset().isel(prompt=[0, 1, 2, 3, 7, 7, 7, *range(8, 16)])
+    data = data.assign_coords(prompt=range(data.sizes["prompt"]))
+    close, far = 0.9, 0.1
+    seeds = [[close] * 4, [close, close, far, far], [close, far, far, far], [far] * 4]
+    data["similarity"][:4] = seeds
+    data["alike"][4:7] = [close, close, far]
+    data["score"][4] = 9.0
+    data["score"][5:7] = 0.0
+    verdict = assess(data, THRESHOLD).verdict.values.tolist()
+    known = ["memorized", "memorized", "unclear", "not memorized"]
+    assert verdict[:7] == [*known, "memorized", "unclear", "not memorized"]
+
+
+def test_without_controls_nothing_is_flagged():
+    data = assess(dataset().isel(prompt=slice(0, 8)), THRESHOLD)
+    assert not bool(data.flagged.any())
+    assert bool(data.detector_threshold.isnull().all())
+    assert data.verdict.values[7] == "unclear"
+
+
+@pytest.fixture(scope="module")
+def session():
+    from tests.pipelines import pipeline
+
+    return ip.Session(pipeline("sd1"), steps=3)
+
+
+@pytest.fixture(scope="module")
+def collected(session, tmp_path_factory):
+    training = session.images("a cow", [5])[0]
+    cases = [
+        Case("a photo of a goat", "memorized", "1", training, 64),
+        Case("goats " * 100, "control", "2"),
+    ]
+    store = tmp_path_factory.mktemp("sweep") / "edits.zarr"
+    asked = {"similarity": ip.metrics.ssim, "threshold": 0.5, "seeds": 2, "edited": 2}
+    return cases, report.collect(session, cases, store=store, **asked)
+
+
+def test_what_is_collected_is_what_runs_give(session, collected):
+    cases, data = collected
+    run = session.run(cases[0].text, range(2), record=ip.mass, images=True)
+    np.testing.assert_array_equal(data.image[0], run.image[0])
+    expected = run.mass[0].mean(["head", "seed"]).transpose("step", "layer", "category")
+    np.testing.assert_allclose(data.mass[0], expected, atol=1e-6)
+    scores = detect.scan(session, [cases[0].text], range(2))
+    for name in data.detector.values:
+        np.testing.assert_allclose(data.score[0].sel(detector=name), scores[name][0], rtol=1e-5)
+    edited = session.run(cases[0].text, range(2), ip.zero("pad"))
+    np.testing.assert_array_equal(data.edit_image.sel(patch="h")[0], edited.image[0])
+    alike = ip.metrics.ssim(run.image[0], cases[0].image)
+    np.testing.assert_allclose(data.similarity[0], alike, atol=1e-5)
+    maps = data.overlay.sum("category")
+    np.testing.assert_allclose(maps, np.ones_like(maps), atol=1e-5)
+
+
+def test_shares_are_shapley_values(session, collected):
+    cases, data = collected
+    value = similarity(ip.metrics.ssim, cases[0].image)
+    players = {name: name for name in PLAYERS}
+    exact = ip.attribute.shapley(session, cases[0].text, "zero", value, range(2), players)
+    phi = exact.phi.mean("seed").isel(prompt=0)
+    np.testing.assert_allclose(data.phi.isel(prompt=0), phi, atol=1e-5)
+
+
+def test_a_prompt_without_pads_has_no_share_of_them(collected):
+    _, data = collected
+    assert int(data.tokens[1].sel(category="pad")) == 0
+    assert bool(data.phi.isel(prompt=1).isnull().all())
+    assert bool(data.kept.isel(prompt=1).sel(patch="h").isnull().all())
+    assert data.truncated.values[1]
+
+
+def test_drawn_again_from_the_dataset_without_a_model(tmp_path, monkeypatch, capsys):
+    from tests.pipelines import pipeline
+
+    pipeline("sd1").save_pretrained(tmp_path / "model")
+    for name, text in (("memorized", HOSTILE[0]), ("controls", "a cow")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    options = {
+        "model": tmp_path / "model", "prompts": tmp_path / "memorized.txt",
+        "controls": tmp_path / "controls.txt", "out": tmp_path / "one", "steps": 3, "seeds": 2,
+    }  # fmt: skip
+    main(["report", *(str(part) for k, v in options.items() for part in (f"--{k}", v))])
+    plain = xr.open_dataset(tmp_path / "one" / "report.nc")
+    assert plain.text.values.tolist() == [HOSTILE[0], "a cow"]
+    assert results.provenance(plain)["command"].startswith("interp report --model")
+
+    def no_model(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(attribution_report.ip, "load", no_model)
+    main(["report", "--from", str(tmp_path / "one" / "report.nc"), "--out", str(tmp_path / "two")])
+    one, two = ((tmp_path / name / "report.html").read_bytes() for name in ("one", "two"))
+    assert one == two
+    first, second = (sorted((tmp_path / n / "figures").iterdir()) for n in ("one", "two"))
+    assert [file.name for file in first] == [file.name for file in second]
+
+
+def test_another_dataset_is_refused():
+    with pytest.raises(ip.InterpError, match="It has no verdict"):
+        report.render(xr.Dataset(), "nowhere")
