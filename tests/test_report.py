@@ -205,6 +205,13 @@ def test_a_prompt_without_pads_has_no_share_of_them(collected):
     assert data.truncated.values[1]
 
 
+def command(*arguments):
+    """Run `interp`, which ends as programs do."""
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert not end.value.code
+
+
 def test_drawn_again_from_the_dataset_without_a_model(tmp_path, monkeypatch, capsys):
     from tests.pipelines import pipeline
 
@@ -215,7 +222,7 @@ def test_drawn_again_from_the_dataset_without_a_model(tmp_path, monkeypatch, cap
         "model": tmp_path / "model", "prompts": tmp_path / "memorized.txt",
         "controls": tmp_path / "controls.txt", "out": tmp_path / "one", "steps": 3, "seeds": 2,
     }  # fmt: skip
-    main(["report", *(str(part) for k, v in options.items() for part in (f"--{k}", v))])
+    command("report", *(str(part) for k, v in options.items() for part in (f"--{k}", v)))
     plain = xr.open_dataset(tmp_path / "one" / "report.nc")
     assert plain.text.values.tolist() == [HOSTILE[0], "a cow"]
     assert results.provenance(plain)["command"].startswith("interp report --model")
@@ -224,7 +231,7 @@ def test_drawn_again_from_the_dataset_without_a_model(tmp_path, monkeypatch, cap
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(attribution_report.ip, "load", no_model)
-    main(["report", "--from", str(tmp_path / "one" / "report.nc"), "--out", str(tmp_path / "two")])
+    command("report", "--from", str(tmp_path / "one" / "report.nc"), "--out", str(tmp_path / "two"))
     one, two = ((tmp_path / name / "report.html").read_bytes() for name in ("one", "two"))
     assert one == two
     first, second = (sorted((tmp_path / n / "figures").iterdir()) for n in ("one", "two"))
