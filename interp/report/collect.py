@@ -131,7 +131,8 @@ def collect(
         edit=("patch", [repr(chosen.get(str(name))) for name in names]),
         reference=grid.reference.values,
         prompt=range(len(cases)),
-        **{name: ("prompt", [getattr(c, name) for c in cases]) for name in ("kind", "group")},
+        kind=("prompt", [case.kind for case in cases]),
+        group=("prompt", [case.group for case in cases]),
         views=("prompt", [case.views for case in cases]),
     )
     data["edit_image"] = _of_edits(grid.image)
