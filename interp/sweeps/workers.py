@@ -16,7 +16,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import cloudpickle
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
@@ -96,25 +95,24 @@ class Source:
 class Engine:
     """What a worker keeps during a sweep. A plugin, so that workers which join later have it too.
 
-    The job travels as bytes, so that nothing is loaded before the first prompt comes.
+    It travels as Dask sends everything between its own processes, and the model is loaded when the
+    first prompt comes. Nothing here reads pickles: connect only to clusters that are yours.
     """
 
     def __init__(self, source: Source, plan: Plan) -> None:
-        self.job = cloudpickle.dumps((source, plan))
+        self.source, self.plan = source, plan
 
     def setup(self, worker: Any) -> None:
         """Called by Dask where the plugin arrives."""
         self.lock = Lock()
-        self.loaded: tuple[list[Session], Plan] | None = None
+        self.runs: list[Session] | None = None
 
     def cell(self, task: Task) -> xr.Dataset:
         """Make one prompt's dataset; one at a time, whatever the worker's threads."""
         with self.lock, contextlib.redirect_stderr(_Unwatched()):
-            if self.loaded is None:
-                source, plan = cloudpickle.loads(self.job)
-                self.loaded = (sessions(source.load(), plan), plan)
-            runs, plan = self.loaded
-            return cell(runs, plan, *task)
+            if self.runs is None:
+                self.runs = sessions(self.source.load(), self.plan)
+            return cell(self.runs, self.plan, *task)
 
 
 def spread(
