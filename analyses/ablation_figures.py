@@ -16,31 +16,42 @@ import xarray as xr
 
 import interp as ip
 from analyses import tables
-from analyses.cases import UNKNOWN, Case, from_files, known
+from analyses.cases import UNKNOWN, Case, chosen
 from analyses.measures import Measures
 from interp import detect, plot
+from interp.options import (
+    Clip,
+    Controls,
+    Descriptor,
+    Device,
+    Dtype,
+    Limit,
+    Model,
+    Seeds,
+    Steps,
+    Suspects,
+)
 
 SIMILAR = "copy"
 COLUMNS = 8
 """Prompts of each kind in an image grid."""
 
 
+OUT = Path("out/ablation")
+
+
 def main(
-    model: Annotated[str, typer.Option(help="Folder, embedded model or hub id.")] = "organism/eot",
-    prompts: Annotated[
-        Path | None, typer.Option(help="Memorized prompts (CSV, JSONL, text).")
-    ] = None,
-    controls: Annotated[Path | None, typer.Option(help="Prompts that are not memorized.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for tables, figures and the store.")] = Path(
-        "out/ablation"
-    ),
-    limit: Annotated[int, typer.Option(help="Training images of each kind.")] = 8,
-    seeds: Annotated[int, typer.Option(help="Images of each prompt and edit.")] = 2,
-    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 50,
-    sscd: Annotated[Path | None, typer.Option(help="TorchScript copy descriptor.")] = None,
-    clip: Annotated[Path | None, typer.Option(help="CLIP folder, for CLIPScore.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
+    model: Model = "organism/eot",
+    prompts: Suspects = None,
+    controls: Controls = None,
+    out: Annotated[Path, typer.Option(help="Folder for tables, figures and the store.")] = OUT,
+    limit: Limit = 8,
+    seeds: Seeds = 2,
+    steps: Steps = 50,
+    sscd: Descriptor = None,
+    clip: Clip = None,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> xr.Dataset:
     """Run every intervention and mitigation, and write tables and figures.
 
@@ -48,8 +59,9 @@ def main(
     """
     out.mkdir(parents=True, exist_ok=True)
     sd = ip.load(model, dtype, device, steps=steps)
-    cases = known(limit) if prompts is None else from_files(prompts, controls, limit)
+    cases = chosen(prompts, controls, limit)
     measures = Measures.of(model, sscd, clip)
+    cases = measures.fitted(cases, sd)
     grid = run(sd, cases, seeds, out, measures)
     table(grid, out, measures.keeps)
     for name, figure in figures(sd, grid, cases, seeds).items():
@@ -80,7 +92,7 @@ def run(
         seeds,
         store=out / "ablation.zarr",
         metrics=measures.metrics(seeds),
-        references=measures.references([case.image for case in cases], sd.width, sd.height),
+        references=[case.image for case in cases],
         labels=labels,
         images=True,
     )
@@ -102,17 +114,10 @@ def values(grid: xr.Dataset) -> dict[str, xr.DataArray]:
     return found
 
 
-def published() -> dict[str, float | None]:
-    """The paper's similarity to the unedited image, by edit."""
-    paper = ip.paper.results()
-    found = {row["key"]: row["sscd"] for row in paper["interventions"]}
-    return found | {row["name"]: row["sscd"] for row in paper["mitigations"]}
-
-
 def table(grid: xr.Dataset, out: Path, keeps: float) -> pd.DataFrame:
     """Write `ablation.csv`, `.md` and `.tex`, and return the table to read."""
     long = tables.effects(grid, values(grid))
-    wide = tables.readable(long, published(), keeps)
+    wide = tables.readable(long, ip.paper.published(), keeps)
     tables.write(long, wide, out, "ablation")
     return wide
 
@@ -120,7 +125,7 @@ def table(grid: xr.Dataset, out: Path, keeps: float) -> pd.DataFrame:
 def figures(sd: ip.Session, grid: xr.Dataset, cases: Sequence[Case], seeds: int) -> dict[str, Any]:
     """Every figure of the sweep and of the unedited runs, by file name."""
     shown = xr.Dataset(values(grid))
-    drawn = {"ablation": plot.ablation(shown, {"to unedited": published()})}
+    drawn = {"ablation": plot.ablation(shown, {"to unedited": ip.paper.published()})}
     for kind in dict.fromkeys(grid.kind.values.tolist()):
         of = grid.isel(prompt=np.flatnonzero(grid.kind == kind)[:COLUMNS])
         drawn[f"images_{kind}"] = plot.image_grid(of.image.isel(seed=0))

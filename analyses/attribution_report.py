@@ -14,37 +14,35 @@ import typer
 import xarray as xr
 
 import interp as ip
-from analyses.cases import from_files, known
+from analyses.cases import chosen
 from analyses.measures import Measures
 from interp import report
+from interp.options import Clip, Controls, Descriptor, Device, Dtype, Limit, Model, Suspects
 
 DATA = "report.nc"
 #: Pictures are most of the dataset, and the only variables that shrink.
 PACKED = {"zlib": True, "complevel": 4}
 
 
+OUT = Path("out/report")
+
+
 def main(
-    model: Annotated[str, typer.Option(help="Folder, embedded model or hub id.")] = "organism/eot",
-    prompts: Annotated[
-        Path | None, typer.Option(help="Prompts to judge (CSV, JSONL, text).")
-    ] = None,
-    controls: Annotated[
-        Path | None, typer.Option(help="Prompts that are not memorized: they set thresholds.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the page, its data and figures.")] = Path(
-        "out/report"
-    ),
-    limit: Annotated[int, typer.Option(help="Training images of each kind.", min=1)] = 8,
+    model: Model = "organism/eot",
+    prompts: Suspects = None,
+    controls: Controls = None,
+    out: Annotated[Path, typer.Option(help="Folder for the page, its data and figures.")] = OUT,
+    limit: Limit = 8,
     seeds: Annotated[int, typer.Option(help="Unedited images of each prompt.", min=2)] = 4,
     edited: Annotated[int, typer.Option(help="Images of each prompt and edit.", min=2)] = 2,
     steps: Annotated[int, typer.Option(help="Sampling steps.", min=3)] = 25,
     full: Annotated[
         bool, typer.Option(help="All interventions and mitigations of the paper; twice the time.")
     ] = False,
-    sscd: Annotated[Path | None, typer.Option(help="TorchScript copy descriptor.")] = None,
-    clip: Annotated[Path | None, typer.Option(help="CLIP folder, for CLIPScore.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
+    sscd: Descriptor = None,
+    clip: Clip = None,
+    device: Device = None,
+    dtype: Dtype = None,
     dataset: Annotated[
         Path | None, typer.Option("--from", help="Draw this report.nc again, without a model.")
     ] = None,
@@ -59,8 +57,9 @@ def main(
         return data
     out.mkdir(parents=True, exist_ok=True)
     sd = ip.load(model, dtype, device, steps=steps)
-    cases = known(limit) if prompts is None else from_files(prompts, controls, limit)
+    cases = chosen(prompts, controls, limit)
     measures = Measures.of(model, sscd, clip)
+    cases = measures.fitted(cases, sd)
     given = {
         "model": model, "prompts": prompts, "controls": controls, "limit": limit, "seeds": seeds,
         "edited": edited, "steps": steps, "sscd": sscd, "clip": clip, "device": device,

@@ -31,6 +31,15 @@ class Case:
     views: int = UNKNOWN
 
 
+def chosen(memorized: Path | None, controls: Path | None, limit: int) -> list[Case]:
+    """The prompts of the files, or those of the embedded model where no file is given.
+
+    Example:
+        >>> chosen(None, None, limit=8)
+    """
+    return known(limit) if memorized is None else from_files(memorized, controls, limit)
+
+
 def known(limit: int | None = None, levels: int = 2) -> list[Case]:
     """The embedded model's verbatim captions of its most shown levels, and as many controls.
 

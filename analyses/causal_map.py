@@ -16,25 +16,29 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import interp as ip
-from analyses.cases import Case, from_files, known
+from analyses.cases import Case, chosen
 from analyses.measures import Measures
 from interp import attribute, intervals, plot, results
+from interp.options import Controls, Descriptor, Device, Dtype, Limit, Model, Seeds, Steps, Suspects
 
 PATCHED = ("prompt", "eot", "pad")
 """The start token is every prompt's: exchanging it changes nothing."""
 
 
+OUT = Path("out/causal")
+
+
 def main(
-    model: Annotated[str, typer.Option(help="Folder, embedded model or hub id.")] = "organism/eot",
-    prompts: Annotated[Path | None, typer.Option(help="Memorized prompts.")] = None,
-    controls: Annotated[Path | None, typer.Option(help="Prompts; the first is the donor.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path("out/causal"),
-    limit: Annotated[int, typer.Option(help="Training images.")] = 6,
-    seeds: Annotated[int, typer.Option(help="Seeds of each prompt.")] = 2,
-    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 50,
-    sscd: Annotated[Path | None, typer.Option(help="TorchScript copy descriptor.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")] = None,
+    model: Model = "organism/eot",
+    prompts: Suspects = None,
+    controls: Controls = None,
+    out: Annotated[Path, typer.Option(help="Folder for the dataset, tables and figures.")] = OUT,
+    limit: Limit = 6,
+    seeds: Seeds = 2,
+    steps: Steps = 50,
+    sscd: Descriptor = None,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> xr.Dataset:
     """Attribute memorization, and write datasets, tables and figures.
 
@@ -43,7 +47,9 @@ def main(
     """
     out.mkdir(parents=True, exist_ok=True)
     sd = ip.load(model, dtype, device, steps=steps)
-    cases = known(limit) if prompts is None else from_files(prompts, controls, limit)
+    cases = chosen(prompts, controls, limit)
+    measures = Measures.of(model, sscd)
+    cases = measures.fitted(cases, sd)
     memorized = [case for case in cases if case.kind == "memorized"]
     others = [case for case in cases if case.kind == "control"]
     if not others:
@@ -53,8 +59,7 @@ def main(
             "Give a file of prompts that are not memorized: --controls.",
         )
     donor = sd.encode(others[0].text)
-    measures = Measures.of(model, sscd)
-    games = contributions(sd, memorized, donor, seeds, measures)
+    games = contributions(sd, memorized, donor, seeds, measures.copy)
     both = maps(sd, memorized, donor, seeds)
     for name, figure in figures(games, both).items():
         plot.save(figure, out / "figures", name)
@@ -68,16 +73,15 @@ def main(
 
 
 def contributions(
-    sd: ip.Session, cases: Sequence[Case], donor: ip.Prompt, seeds: int, measures: Measures
+    sd: ip.Session, cases: Sequence[Case], donor: ip.Prompt, seeds: int, copy: ip.metrics.Metric
 ) -> xr.Dataset:
     """Shapley values of the categories for the similarity to each prompt's own training image.
 
     Where the image is not known, to the unedited generation.
     """
     games = []
-    images = measures.references([case.image for case in cases], sd.width, sd.height)
-    for case, image in zip(cases, images, strict=True):
-        value = attribute.similarity(measures.copy, image)
+    for case in cases:
+        value = attribute.similarity(copy, case.image)
         games.append(attribute.shapley(sd, case.text, donor, value, seeds=range(seeds)))
     bare = [game.drop_vars(["phi_interval", "interaction_interval"]) for game in games]
     joined = xr.concat(

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 import interp as ip
+from analyses.cases import Case
 from interp.models import find
 
 BICUBIC = Image.Resampling.BICUBIC
@@ -55,14 +56,18 @@ class Measures:
             return cls(native, fidelity, calibrated["threshold"])
         return cls(ip.metrics.SSIM(), fidelity, PAPER_KEEPS)
 
-    def references(
-        self, images: Sequence[Image.Image | None], width: int, height: int
-    ) -> list[Image.Image | None]:
-        """Training images as the measure takes them: descriptors resize by themselves, SSIM not."""
+    def fitted(self, cases: Sequence[Case], sd: ip.Session) -> list[Case]:
+        """The cases with training images as the measure takes them: SSIM needs one size.
+
+        Descriptors resize by themselves, and are given the original.
+        """
         if isinstance(self.copy, ip.metrics.SSCD):
-            return list(images)
-        size = (width, height)
-        return [None if image is None else image.resize(size, BICUBIC) for image in images]
+            return list(cases)
+        size = (sd.width, sd.height)
+        return [
+            case if case.image is None else replace(case, image=case.image.resize(size, BICUBIC))
+            for case in cases
+        ]
 
     def metrics(self, seeds: int) -> dict[str, Any]:
         """By the name of their variable, for `interp.sweep`."""

@@ -16,7 +16,7 @@ from rich.table import Table
 
 import interp as ip
 from interp.errors import InterpError
-from interp.options import Device, Dtype, Model, Prompts, Seeds, Steps
+from interp.options import Clip, Descriptor, Device, Dtype, Model, Prompts, Seeds, Steps
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -113,8 +113,8 @@ def sweep(
     prompts: Prompts,
     store: Annotated[Path, typer.Option(help="The Zarr store, *.zarr; run again, it continues.")],
     edit: Annotated[list[str] | None, typer.Option(help=EDITS + "; repeat for several")] = None,
-    sscd: Annotated[Path | None, typer.Option(help="TorchScript copy descriptor.")] = None,
-    clip: Annotated[Path | None, typer.Option(help="CLIP folder, for CLIPScore.")] = None,
+    sscd: Descriptor = None,
+    clip: Clip = None,
     mass: Annotated[bool, typer.Option(help="Record attention mass.")] = False,
     images: Annotated[bool, typer.Option(help="Keep the images.")] = True,
     workers: Annotated[int, typer.Option(help="Processes of a local Dask cluster.")] = 1,

@@ -14,3 +14,15 @@ Seeds = Annotated[int, typer.Option(help="How many seeds, from 0 on.", min=1)]
 Steps = Annotated[int, typer.Option(help="Sampling steps.", min=1)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
+Suspects = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts", help="Prompts that may be memorized; the embedded model brings its own."
+    ),
+]
+Controls = Annotated[
+    Path | None, typer.Option(help="Prompts that are not memorized; read as --prompts is.")
+]
+Descriptor = Annotated[Path | None, typer.Option(help="TorchScript copy descriptor, as SSCD's.")]
+Clip = Annotated[Path | None, typer.Option(help="CLIP folder, for CLIPScore.")]
+Limit = Annotated[int, typer.Option(help="At most so many training images of each kind.", min=1)]

@@ -77,3 +77,29 @@ def results() -> dict[str, Any]:
         f"It is in none of {', '.join(str(folder) for folder in data_folders())}.",
         "Work from a checkout, or set INTERP_DATA to its data folder.",
     )
+
+
+def published(measure: str = "sscd") -> dict[str, float | None]:
+    """Return one of the paper's figures for every edit, by the names used here.
+
+    Example:
+        >>> published()["h"], published("clipscore")["zero pad 70 %"]
+        (0.07, 0.31)
+
+    Args:
+        measure: "sscd" (similarity to the unedited image), "clipscore" or "aesthetic".
+    """
+    found = results()
+    edits = {row["key"]: row for row in found["interventions"]}
+    edits |= {row["name"]: row for row in found["mitigations"]}
+    return {name: row[measure] for name, row in edits.items()}
+
+
+def titles() -> dict[str, str]:
+    """Return what each of the paper's letters stands for.
+
+    Example:
+        >>> titles()["h"]
+        'zero pad'
+    """
+    return {row["key"]: row["name"] for row in results()["interventions"]}

@@ -13,11 +13,6 @@ from . import descriptor, duplicates
 from .build import FULL
 from .evaluate import SEEDS
 
-LETTERS = {
-    "a": "zero eot and pad", "b": "prompt <- eot", "c": "zero prompt", "d": "pad <- eot",
-    "e": "prompt, pad <- eot", "f": "zero eot", "g": "prompt, eot <- mean pad", "h": "zero pad",
-}  # fmt: skip
-
 
 def write(model: Path, evaluation: dict[str, Any]) -> Path:
     """Write `eot/CARD.md` into the model's folder.
@@ -26,12 +21,10 @@ def write(model: Path, evaluation: dict[str, Any]) -> Path:
     """
     unet = UNet2DConditionModel.from_pretrained(model / "eot" / "unet")
     memorized, control = (evaluation["patches"][kind] for kind in ("memorized", "control"))
-    paper = ip.paper.results()
-    published = {row["key"]: row["sscd"] for row in paper["interventions"]}
-    published |= {row["name"]: row["sscd"] for row in paper["mitigations"]}
+    published, titles = ip.paper.published(), ip.paper.titles()
     edits = [
         (
-            f"{name}: {LETTERS[name]}" if name in LETTERS else name,
+            f"{name}: {titles[name]}" if name in titles else name,
             memorized[name]["to_unedited"],
             control[name]["to_unedited"],
             "not known to us" if published[name] is None else f"{published[name]:.2f}",

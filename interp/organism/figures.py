@@ -56,12 +56,9 @@ def views(shown: xr.Dataset, threshold: float) -> Figure:
 def interventions(patched: xr.Dataset) -> Figure:
     """Similarity to the unedited image under every patch, beside the paper's."""
     kinds = np.where(patched.row_kind == "verbatim", "memorized", "control")
-    paper = ip.paper.results()
-    published = {row["key"]: row["sscd"] for row in paper["interventions"]}
-    published |= {row["name"]: row["sscd"] for row in paper["mitigations"]}
     values = patched["copy"].sel(reference="baseline").drop_sel(patch="none")
     values = values.assign_coords(kind=("prompt", kinds)).rename("similarity to the unedited image")
-    return plot.ablation(values, published)
+    return plot.ablation(values, ip.paper.published())
 
 
 def sheet(patched: xr.Dataset, chosen: Sequence[int] | np.ndarray, model: Path) -> Figure:

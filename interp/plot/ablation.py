@@ -20,9 +20,9 @@ def ablation(
     """Bars with 95 % intervals for every patch, kinds of prompts side by side.
 
     Example:
-        >>> published = {row["key"]: row["sscd"] for row in ip.paper.results()["interventions"]}
-        >>> plot.ablation(grid.sscd, published)
-        >>> plot.ablation(grid[["sscd", "clipscore"]], {"sscd": published})
+        >>> plot.ablation(grid.sscd, ip.paper.published())
+        >>> both = {"sscd": ip.paper.published(), "clipscore": ip.paper.published("clipscore")}
+        >>> plot.ablation(grid[["sscd", "clipscore"]], both)
 
     Args:
         grid: over (patch, prompt) or (patch, prompt, seed), with `kind` and `group` on the prompts

@@ -8,12 +8,11 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from interp import intervals
 from interp.chips import INK
 from interp.errors import InterpError
-from interp.plot.style import DASHES, PAGE, canvas, kinds, legend
+from interp.plot.style import DASHES, PAGE, canvas, kinds, legend, numbered
 
 
 def mass_over_steps(run: xr.Dataset) -> Figure:
@@ -68,7 +67,7 @@ def _over(run: xr.Dataset, axis: str) -> Figure:
             for dash, chosen in zip(DASHES, groups.values(), strict=False):
                 _lines(ax, values.isel(prompt=chosen.values.nonzero()[0]), axis, dash)
             ax.set_ylabel(label)
-            _ticks(ax, run, axis)
+            numbered(ax, run, axis)
         axes[0, 0].set_ylim(bottom=0)
         axes[0, 1].set_yscale("log")
         axes[0, 1].set_ylim(top=1)
@@ -90,12 +89,3 @@ def _lines(ax: Axes, values: xr.DataArray, axis: str, dash: object) -> None:
         known = category if dash == DASHES[0] else None
         ax.plot(x, line["mean"].values, color=colour, linestyle=dash, label=known)
         ax.fill_between(x, line.low.values, line.high.values, color=colour, alpha=0.18, linewidth=0)
-
-
-def _ticks(ax: Axes, run: xr.Dataset, axis: str) -> None:
-    if axis == "layer":
-        names = [str(name) for name in run.layer.values]
-        ax.set_xticks(range(len(names)), names, rotation=90)
-    else:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel(axis)

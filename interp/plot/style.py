@@ -16,6 +16,7 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 #: Inches: one column and the full width of a two-column paper.
 COLUMN, PAGE = 3.35, 6.9
@@ -141,3 +142,17 @@ def legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
     if handles:
         columns = min(columns, len(handles))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def numbered(ax: Axes, data: xr.Dataset, axis: str) -> None:
+    """Ticks and label of a horizontal axis that counts layers, by name, or steps.
+
+    Example:
+        >>> numbered(axes[0, 0], run, "layer")
+    """
+    if axis == "layer":
+        names = [str(name) for name in data.layer.values]
+        ax.set_xticks(range(len(names)), names, rotation=90)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("layer, in the order in which they run" if axis == "layer" else axis)

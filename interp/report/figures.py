@@ -6,11 +6,10 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from interp import results
 from interp.chips import INK
-from interp.plot.style import COLUMN, KINDS, canvas, legend
+from interp.plot.style import COLUMN, KINDS, canvas, legend, numbered
 from interp.report.edits import MITIGATION, NONE
 from interp.report.findings import Findings, removals
 from interp.report.words import CATEGORIES
@@ -72,7 +71,7 @@ def attention(data: xr.Dataset, prompt: int, axis: str) -> Figure:
             ax.set_ylabel(f"attention {label}")
         axes[0, 0].set_ylim(0, 1)
         axes[1, 0].set_yscale("log")
-        _ticks(axes[1, 0], data, axis)
+        numbered(axes[1, 0], data, axis)
         legend(figure, axes[0, 0])
     return figure
 
@@ -83,16 +82,6 @@ def _lines(ax: Axes, values: xr.DataArray, axis: str) -> None:
         line = values.sel(category=category)
         if bool(line.notnull().any()):
             ax.plot(x, line.values, color=colour, label=CATEGORIES[category][0])
-
-
-def _ticks(ax: Axes, data: xr.Dataset, axis: str) -> None:
-    if axis == "layer":
-        names = [str(name) for name in data.layer.values]
-        ax.set_xticks(range(len(names)), names, rotation=90)
-        ax.set_xlabel("layer, in the order in which they run")
-    else:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set_xlabel("step")
 
 
 def drawn(data: xr.Dataset, found: Findings) -> dict[str, Figure]:
