@@ -65,7 +65,7 @@ def main(
         plot.save(figure, out / "figures", name)
     tables(games, both, out)
     found = results.stamp(
-        xr.merge([games.drop_vars("worth"), both], combine_attrs="drop"),
+        xr.merge([games.drop_vars("worth"), both], combine_attrs="drop").assign_attrs(both.attrs),
         **results.provenance(games), analysis="causal_map",
     )  # fmt: skip
     ip.save(found, out / "causal.nc")

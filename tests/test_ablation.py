@@ -10,8 +10,9 @@ from PIL import Image
 
 import interp as ip
 from analyses import ablation_figures, tables
-from analyses.cases import UNKNOWN, from_files
+from analyses.cases import UNKNOWN, chosen, from_files, known
 from analyses.measures import Measures
+from interp.organism import duplicates, scenes
 from tests.pipelines import pipeline
 
 
@@ -38,6 +39,20 @@ def test_prompts_of_one_image_come_after_those_of_others(tmp_path):
     assert [case.text for case in from_files(tmp_path / "p.csv", limit=3)] == ["a", "c", "e"]
     assert [case.text for case in from_files(tmp_path / "p.csv")] == ["a", "c", "e", "b", "d"]
     assert from_files(tmp_path / "p.csv")[0].views == UNKNOWN
+
+
+def test_the_embedded_models_own_cases(tmp_path, monkeypatch):
+    duplicates.write_table(tmp_path / "organism")
+    monkeypatch.setenv("INTERP_DATA", str(tmp_path))
+    found = known(limit=4)
+    assert [case.kind for case in found] == ["memorized"] * 4 + ["control"] * 4
+    assert [case.views for case in found] == [3125, 625, 3125, 625, 1, 1, 1, 1]
+    by_text = {row.caption.text: row for row in duplicates.duplicates()}
+    for case in found:
+        row = by_text[case.text]
+        assert row.views == case.views
+        np.testing.assert_array_equal(np.array(case.image), scenes.render(row.scene))
+    assert [case.text for case in chosen(None, None, 4)] == [case.text for case in found]
 
 
 def test_the_sweep_holds_every_edit_and_what_is_known_of_prompts(made):

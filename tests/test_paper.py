@@ -66,3 +66,13 @@ def test_figures_keep_their_provenance_and_what_is_unknown():
     by_key = {row["key"]: row["sscd"] for row in results["interventions"]}
     assert by_key["h"] == 0.07
     assert by_key["b"] is None
+
+
+def test_published_figures_are_by_the_names_of_the_edits():
+    found = paper.published()
+    assert set(found) == set(paper.interventions()) | set(paper.mitigations())
+    assert found["h"] == 0.07
+    assert found["zero pad 70 %"] == 0.10
+    assert found["b"] is None
+    assert paper.published("clipscore")["f"] == 0.32
+    assert paper.titles()["g"] == "prompt, eot <- mean pad"

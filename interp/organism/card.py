@@ -38,7 +38,7 @@ def write(model: Path, evaluation: dict[str, Any]) -> Path:
         autoescape=False,  # Markdown from our own numbers and captions
     )  # fmt: skip
     environment.globals |= {"percent": percent, "number": number}
-    levels = [(views, row) for views, row in evaluation["levels"].items() if views.isdigit()]
+    levels = list(evaluation["levels"].items())
     top = [row for row in duplicates.duplicates() if row.views == duplicates.LEVELS[-1]]
     text = environment.get_template("card.md.j2").render(
         e=evaluation,

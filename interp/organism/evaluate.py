@@ -51,10 +51,12 @@ def evaluate(model: Path, out: Path) -> dict[str, Any]:
     clip = ip.metrics.CLIPScore(model / "clip")
     descriptor = json.loads((model / "descriptor.json").read_text())
     threshold = descriptor["threshold"]
+    all_shown = shown(sd, model, out, copy)
     found = {
         "descriptor": descriptor,
         "clip_on_real_scenes": recognise.reference(clip),
-        "levels": levels(shown(sd, model, out, copy), threshold),
+        "levels": levels(all_shown, threshold),
+        "near_misses": near_misses(all_shown, model, copy, threshold),
         "patches": patches(patched(sd, model, out, copy, clip)),
         "honest": honest(sd, out, copy, clip, threshold),
         "templates": templates(sd, model, out, copy, threshold),
@@ -113,7 +115,7 @@ def sweep(
         metrics=metrics,
         references=[pictures[n] for n in rows],
         labels={
-            **{f"row_{name}": [row.columns[name] for row in table] for name in columns},
+            **{name: [row.columns[name] for row in table] for name in columns},
             "views": [int(row.columns["views"]) for row in table],
             "group": [row.group for row in table],
         },
@@ -130,7 +132,7 @@ def matches(grid: xr.Dataset, threshold: float, reference: str = "training") -> 
 def levels(grid: xr.Dataset, threshold: float) -> dict[str, Any]:
     """Share of images that copy the training image, and mean similarity, by number of views."""
     at_none = grid.sel(patch="none")
-    own = at_none.isel(prompt=np.flatnonzero(at_none.row_kind != "near_miss"))
+    own = at_none.isel(prompt=np.flatnonzero(at_none.kind != "near_miss"))
     found = {}
     for views in np.unique(own.views):
         level = own.isel(prompt=np.flatnonzero(own.views == views))
@@ -139,19 +141,31 @@ def levels(grid: xr.Dataset, threshold: float) -> dict[str, Any]:
             "similarity": interval(level["copy"].sel(reference="training")),
             "images": level.sizes["prompt"],
         }
-    return found | {"near_misses": near_misses(at_none, threshold)}
+    return found
 
 
-def near_misses(grid: xr.Dataset, threshold: float) -> dict[str, Any]:
-    """How often a caption one word away brings up the picture of the memorized one instead."""
-    miss = grid.isel(prompt=np.flatnonzero(grid.row_kind == "near_miss"))
-    return {"matches_its_own": interval(matches(miss, threshold)), "images": miss.sizes["prompt"]}
+def near_misses(
+    grid: xr.Dataset, model: Path, copy: ip.metrics.SSCD, threshold: float
+) -> dict[str, Any]:
+    """Captions one word away from a memorized one: do they bring up its picture, or their own?"""
+    file = ip.read_prompts(model / "memorized.csv")
+    pictures = {row.columns["id"]: im for row, im in zip(file, file.pictures(), strict=True)}
+    miss = grid.isel(prompt=np.flatnonzero(grid.kind == "near_miss")).sel(patch="none")
+    images = miss.image.transpose("prompt", "seed", ...).values
+    pairs = zip(images, miss.partner.values, strict=True)
+    theirs = np.stack([copy(made, pictures[str(partner)]).numpy() for made, partner in pairs])
+    copies = xr.DataArray((theirs >= threshold).astype(float), dims=("prompt", "seed"))
+    return {
+        "own_image": interval(matches(miss, threshold)),
+        "memorized_image": interval(copies),
+        "captions": miss.sizes["prompt"],
+    }
 
 
 def patches(grid: xr.Dataset) -> dict[str, Any]:
     """Similarity to the unedited image, to the training image, CLIPScore and likeness of seeds."""
     found: dict[str, Any] = {}
-    memorized = grid.row_kind == "verbatim"
+    memorized = grid.kind == "verbatim"
     for kind, chosen in (("memorized", memorized), ("control", ~memorized)):
         part = grid.isel(prompt=np.flatnonzero(chosen))
         found[kind] = {

@@ -25,7 +25,7 @@ def draw(model: Path, out: Path, threshold: float) -> list[Path]:
     """
     shown = xr.open_zarr(out / "duplicates.zarr").sel(patch="none").load()
     patched = xr.open_zarr(out / "patches.zarr").load()
-    memorized = patched.row_kind == "verbatim"
+    memorized = patched.kind == "verbatim"
     highest = np.argsort(-patched.views.values, kind="stable")
     top = [int(n) for n in highest if memorized[n]]
     figures = {
@@ -45,7 +45,8 @@ def draw(model: Path, out: Path, threshold: float) -> list[Path]:
 
 def views(shown: xr.Dataset, threshold: float) -> Figure:
     """Similarity to the training image, and share of copies, against views."""
-    own = shown.isel(prompt=np.flatnonzero(shown.row_kind != "near_miss"))
+    # One curve, of controls and verbatim images alike.
+    own = shown.isel(prompt=np.flatnonzero(shown.kind != "near_miss")).drop_vars("kind")
     curve = xr.Dataset({
         "share of images that are copies": matches(own, threshold),
         "similarity to the training image": own["copy"].sel(reference="training"),
@@ -55,7 +56,7 @@ def views(shown: xr.Dataset, threshold: float) -> Figure:
 
 def interventions(patched: xr.Dataset) -> Figure:
     """Similarity to the unedited image under every patch, beside the paper's."""
-    kinds = np.where(patched.row_kind == "verbatim", "memorized", "control")
+    kinds = np.where(patched.kind == "verbatim", "memorized", "control")
     values = patched["copy"].sel(reference="baseline").drop_sel(patch="none")
     values = values.assign_coords(kind=("prompt", kinds)).rename("similarity to the unedited image")
     return plot.ablation(values, ip.paper.published())
