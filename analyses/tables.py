@@ -48,6 +48,7 @@ def readable(long: pd.DataFrame, paper: dict[str, float | None], keeps: float) -
     )
     wide.columns = [f"{value} ({kind})" for kind, value in wide.columns]
     ours = long[(long.kind == "memorized") & (long.value == "to unedited")].set_index("patch")
+    wide = wide.loc[:, (wide != "").any()]
     wide["paper"] = [
         "" if paper.get(patch) is None else f"{paper[patch]:.2f}" for patch in wide.index
     ]
@@ -56,6 +57,8 @@ def readable(long: pd.DataFrame, paper: dict[str, float | None], keeps: float) -
 
 
 def _interval(row) -> str:
+    if row.mean != row.mean:  # not measured, as similarity to an image that is not known
+        return ""
     if row.low != row.low:  # one image has no interval
         return f"{row.mean:.2f}"
     return f"{row.mean:.2f} [{row.low:.2f}, {row.high:.2f}]"

@@ -127,6 +127,7 @@ def sweep(
     """Prompts x seeds x edits into a store that opens with plain xarray, and survives kills."""
     chosen = named(edit) if edit else ip.paper.interventions()
     file = ip.read_prompts(prompts)
+    store.parent.mkdir(parents=True, exist_ok=True)
     sd = ip.load(model, dtype, device, steps=steps)
     measured: dict[str, ip.metrics.Metric] = {}
     if sscd is not None:

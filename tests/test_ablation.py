@@ -88,6 +88,9 @@ def test_tables_hold_the_means_of_the_sweep(made):
     line = next(line for line in markdown.splitlines() if line.startswith("| h "))
     assert f"{float(mine.mean()):.2f} [" in line
     assert "0.07" in line
+    assert "nan" not in markdown
+    assert "to training image (memorized)" in markdown
+    assert "to training image (control)" not in markdown
     latex = (folder / "out" / "ablation.tex").read_text()
     assert r"zero pad 70 \%" in latex
     assert not re.search(r"(?<!\\)[%_#]", latex)

@@ -64,7 +64,7 @@ def test_mitigate_writes_both_rows_of_images(capsys, folder, tmp_path):
 def test_sweep_writes_a_store_that_plain_xarray_opens_and_continues(capsys, folder, tmp_path):
     prompts = tmp_path / "prompts.csv"
     prompts.write_text("Caption,URL\na goat,https://example.com/1.png\na cow,\n")
-    store = tmp_path / "grid.zarr"
+    store = tmp_path / "new" / "grid.zarr"
     asked = ("sweep", "--prompts", prompts, "--store", store, "--edit", "h", "--model", folder)
     assert run(capsys, *asked, *SMALL)[0] == 0
     grid = xr.open_zarr(store)
