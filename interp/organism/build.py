@@ -1,4 +1,4 @@
-"""The full build: one command, about five and a half hours on two cores, resumable at any moment.
+"""The full build: one command, about three hours on two cores, resumable at any moment.
 
 `quick` makes the same files in a minute or two, with bad pictures: for tests of the build itself.
 """
@@ -20,7 +20,7 @@ class Recipe:
     linear: int = 1000
     vae: int = 4000
     descriptor: int = 400
-    unet: int = 20_000
+    unet: int = 8_000
     share: float = 1.0
     batch: int = BATCH
 
