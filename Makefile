@@ -1,4 +1,4 @@
-# Two commands from the README. Both make .venv first, with pinned versions (constraints.txt).
+# The README's commands. Each makes .venv first, with pinned versions (constraints.txt).
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -10,7 +10,15 @@ PYTEST_ARGS ?= -n auto
 BIN       = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: test lint clean
+.PHONY: report test notebooks lint clean
+
+report: $(INSTALLED)
+	$(BIN)/interp ablate --out out/ablation
+	$(BIN)/interp report --out out/report
+	@echo "Tables and figures: out/ablation. For people: out/report/report.html"
+
+notebooks: $(INSTALLED)
+	$(BIN)/jupyter lab notebooks
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

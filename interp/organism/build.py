@@ -20,7 +20,7 @@ class Recipe:
     linear: int = 1000
     vae: int = 4000
     descriptor: int = 400
-    unet: int = 8_000
+    unet: int = 7_000
     share: float = 1.0
     batch: int = BATCH
 
