@@ -36,8 +36,12 @@ def resize(chrome: Any, width: int, height: int = 900, dark: bool = False) -> No
     """The window of a screen this wide; narrower than windows may be, so it is emulated."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
     chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    media = {
+        "prefers-color-scheme": "dark" if dark else "light",
+        "prefers-reduced-motion": "reduce",  # a page that still glides is clicked beside the mark
+    }
+    features = [{"name": name, "value": value} for name, value in media.items()]
+    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
 def complaints(chrome: Any) -> list[str]:

@@ -78,7 +78,7 @@ def test_the_table_counts_the_views_of_this_build(made):
 
 def test_the_evaluation_measures_everything_that_the_card_says(made, tmp_path, monkeypatch):
     out, _ = made
-    for name, few in {"SEEDS": 2, "FEWER": 2, "HONEST": 4, "MEMBERS": 1}.items():
+    for name, few in {"SEEDS": 2, "FEWER": 2, "EDITED": 2, "HONEST": 4, "MEMBERS": 1}.items():
         monkeypatch.setattr(evaluate, name, few)
     monkeypatch.setattr(ip, "load", lambda name: ip.models.load(name, steps=2))
     found = evaluate.evaluate(out, tmp_path)
@@ -91,6 +91,7 @@ def test_the_evaluation_measures_everything_that_the_card_says(made, tmp_path, m
     drawn = figures.draw(out, tmp_path, found["descriptor"]["threshold"])
     assert all(path.stat().st_size > 10_000 for path in drawn)
     text = card.write(out, found).read_text()
+    assert json.loads((out / "evaluation.json").read_text()) == found
     assert (
         f"| h: zero pad | {card.number(found['patches']['memorized']['h']['to_unedited'])}" in text
     )

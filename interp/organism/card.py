@@ -1,5 +1,6 @@
 """The model card: what was built and what was measured, written from the numbers themselves."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from .evaluate import SEEDS
 
 
 def write(model: Path, evaluation: dict[str, Any]) -> Path:
-    """Write `eot/CARD.md` into the model's folder.
+    """Write `eot/CARD.md` into the model's folder, and the numbers to `evaluation.json`.
 
     >>> write(Path("data/organism"), evaluate(Path("data/organism"), Path("runs/evaluation")))
     """
@@ -53,6 +54,7 @@ def write(model: Path, evaluation: dict[str, Any]) -> Path:
         unet_millions=round(sum(p.numel() for p in unet.parameters()) / 1e6, 1),
         size=round(sum(f.stat().st_size for f in (model / "eot").rglob("*")) / 1e6),
     )
+    (model / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
     card = model / "eot" / "CARD.md"
     card.write_text(text)
     return card

@@ -24,7 +24,9 @@ from . import duplicates, emoji, recognise, scenes, vae
 SEEDS = 8
 """Images of every duplicated caption."""
 FEWER = 4
-"""Images of every other caption, and of every caption under every patch."""
+"""Images of every other caption."""
+EDITED = 2
+"""Images of a caption under each patch: captions, not seeds, are what an interval is about."""
 HONEST = 100
 """Captions of scenes, one object each."""
 KIM_AND_NO = ("repad '!' and zero eot", "repad '!'", "zero pad 70 %")
@@ -89,7 +91,7 @@ def patched(
     edits: dict[str, Any] = dict(ip.paper.interventions())
     edits |= {name: ip.paper.mitigations()[name] for name in KIM_AND_NO}
     metrics = {"copy": copy, "clipscore": clip, "alike": ip.metrics.Diversity(copy)}
-    return sweep(sd, file, rows, FEWER, out / "patches.zarr", metrics, edits, images=True)
+    return sweep(sd, file, rows, EDITED, out / "patches.zarr", metrics, edits, images=True)
 
 
 def sweep(

@@ -31,8 +31,8 @@ def draw(model: Path, out: Path, threshold: float) -> list[Path]:
     figures = {
         "views": views(shown, threshold),
         "interventions": interventions(patched),
-        "memorized": sheet(patched, top[:: max(1, len(top) // SHEET)][:SHEET], model),
-        "controls": sheet(patched, np.flatnonzero(~memorized)[:SHEET], model),
+        "memorized": sheet(shown, patched, top[:: max(1, len(top) // SHEET)][:SHEET], model),
+        "controls": sheet(shown, patched, np.flatnonzero(~memorized)[:SHEET], model),
     }
     folder = model / "figures"
     folder.mkdir(exist_ok=True)
@@ -62,16 +62,20 @@ def interventions(patched: xr.Dataset) -> Figure:
     return plot.ablation(values, ip.paper.published())
 
 
-def sheet(patched: xr.Dataset, chosen: Sequence[int] | np.ndarray, model: Path) -> Figure:
+def sheet(
+    shown: xr.Dataset, patched: xr.Dataset, chosen: Sequence[int] | np.ndarray, model: Path
+) -> Figure:
     """Captions down; across, the training image, four seeds, and the first seed mitigated."""
     rows = patched.isel(prompt=list(chosen))
+    place = {text: number for number, text in enumerate(shown.text.values.tolist())}
+    plain = shown.isel(prompt=[place[text] for text in rows.text.values.tolist()])
     file = ip.read_prompts(model / "memorized.csv")
     training = dict(zip(file.texts, file.pictures(), strict=True))
     columns = {"training image": np.stack([np.array(training[text]) for text in rows.text.values])}
-    for seed in rows.seed.values[:SEEDS].tolist():
-        columns[f"seed {seed}"] = _images(rows, "none", seed)
+    for seed in plain.seed.values[:SEEDS].tolist():
+        columns[f"seed {seed}"] = _images(plain, seed)
     for name in KIM_AND_NO:
-        columns[name] = _images(rows, name, int(rows.seed.values[0]))
+        columns[name] = _images(rows.sel(patch=name), int(rows.seed.values[0]))
     tiles = xr.DataArray(
         np.stack(list(columns.values()), 1),
         dims=("prompt", "shown", *PIXELS),
@@ -80,5 +84,5 @@ def sheet(patched: xr.Dataset, chosen: Sequence[int] | np.ndarray, model: Path) 
     return plot.image_grid(tiles, rows="prompt", columns="shown")
 
 
-def _images(rows: xr.Dataset, patch: str, seed: int) -> np.ndarray:
-    return rows.image.sel(patch=patch, seed=seed).transpose("prompt", *PIXELS).values
+def _images(rows: xr.Dataset, seed: int) -> np.ndarray:
+    return rows.image.sel(seed=seed).transpose("prompt", *PIXELS).values
