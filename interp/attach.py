@@ -15,7 +15,7 @@ from interp.board import Edit, board
 from interp.encoding import repad
 from interp.errors import InterpError
 from interp.hooks import Hooks, Watch, hookable
-from interp.operations import Operation
+from interp.operation import Operation
 from interp.sites import Site
 from interp.tokens import Prompt
 

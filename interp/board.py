@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from interp.errors import InterpError
 from interp.hooks import Hooks, Watch, is_fused
-from interp.operations import Mask, Operation
+from interp.operation import Operation
+from interp.operations import Mask
 from interp.silence import Silence, silenced
 from interp.sites import Site
 from interp.tokens import Prompt

@@ -19,7 +19,8 @@ from interp.attach import Attached, attach
 from interp.chips import listed
 from interp.encoding import repad as repadded
 from interp.errors import InterpError
-from interp.operations import Mask, Operation
+from interp.operation import Operation
+from interp.operations import Mask
 from interp.serialise import dump, load
 from interp.tokens import Prompt
 

@@ -7,69 +7,22 @@ embeddings and keeping that head (see `board`). Use the verbs of `patch`, not th
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
-from einops import rearrange, reduce
+from einops import reduce
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from interp.errors import InterpError
+from interp.operation import Embeds, Operation, Reencode, named
 from interp.tokens import CATEGORIES, EOT, SOT, Prompt, codes
 from interp.where import Where
 
 Align = Literal["position", "offset", "nearest", "mean"]
-Embeds = Float[Tensor, "position channel"]
-Reencode = Callable[[Prompt, str | int], Prompt]
-
-
-@dataclass(frozen=True, repr=False)
-class Operation(ABC):
-    """An edit of the embeddings of some categories, somewhere.
-
-    Subclasses say which positions they touch and what the embeddings become. `USUAL` is where the
-    verb applies if nothing is said; printing leaves it out.
-    """
-
-    USUAL: ClassVar[Where] = Where()
-
-    categories: tuple[str, ...]
-    where: Where
-
-    @property
-    def idle(self) -> bool:
-        """Whether it was asked to touch nothing, so that touching nothing is no mistake."""
-        return False
-
-    def positions(self, prompt: Prompt) -> Bool[Tensor, " position"]:
-        """Which positions of the prompt it touches."""
-        wanted = torch.tensor(codes(self.categories), device=prompt.category.device)
-        return torch.isin(prompt.category, wanted)
-
-    @abstractmethod
-    def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:
-        """The embeddings after the operation; the given ones stay as they are."""
-
-    def _put(
-        self, embeds: Embeds, prompt: Prompt, new: Float[Tensor, "#position channel"]
-    ) -> Embeds:
-        touched = rearrange(self.positions(prompt), "position -> position 1").to(embeds.device)
-        return torch.where(touched, new.to(embeds), embeds)
-
-    def __repr__(self) -> str:
-        shown = [_names(self.categories)]
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name not in ("categories", "where") and value != field.default:
-                shown.append(f"{field.name}={_short(value)}")
-        return self._call(shown)
-
-    def _call(self, shown: Sequence[str]) -> str:
-        where = self.where.text(self.USUAL)
-        return f"{type(self).__name__.lower()}({', '.join([*shown, where] if where else shown)})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,6 +30,15 @@ class Zero(Operation):
     """The zero vector at a fraction of the positions, the first ones of each category."""
 
     fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.fraction <= 1:
+            raise InterpError(
+                f"{self!r} was asked for.",
+                "A fraction is between 0 and 1.",
+                "Say 0.7 for 70 %.",
+            )
 
     @property
     def idle(self) -> bool:
@@ -100,6 +62,11 @@ class Copy(Operation):
     source: str = "eot"
     reduce: Literal["mean"] | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        codes(self.source)
+        _known("reduce", self.reduce, (None, "mean"))
+
     def positions(self, prompt: Prompt) -> Bool[Tensor, " position"]:
         return super().positions(prompt) & bool(prompt.counts[self.source])
 
@@ -118,7 +85,7 @@ class Copy(Operation):
 
     def __repr__(self) -> str:
         reduced = [] if self.reduce is None else [f"reduce={self.reduce!r}"]
-        return self._call([repr(self.source), f"to={_names(self.categories)}", *reduced])
+        return self._call([repr(self.source), f"to={named(self.categories)}", *reduced])
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,6 +94,10 @@ class Swap(Operation):
 
     donor: Prompt
     align: Align = "position"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _known("align", self.align, get_args(Align))
 
     def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:
         fits(self, embeds, self.donor)
@@ -226,6 +197,15 @@ class Scale(Operation):
     USUAL = Where(side="k")
     factor: float = 1.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not math.isfinite(self.factor):
+            raise InterpError(
+                f"{self!r} was asked for.",
+                "The factor must be a finite number.",
+                "Use mask to take keys out of the softmax.",
+            )
+
     def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:
         return self._put(embeds, prompt, embeds * self.factor)
 
@@ -236,6 +216,15 @@ class Noise(Operation):
 
     std: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.std >= 0 and math.isfinite(self.std)):
+            raise InterpError(
+                f"{self!r} was asked for.",
+                "A standard deviation is a finite number from 0 on.",
+                "Embeddings of CLIP have a standard deviation near 1.",
+            )
 
     def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:
         # Drawn for all positions on the CPU: the same numbers whatever the categories and device.
@@ -274,13 +263,10 @@ def _mean(donor: Prompt, category: str, operation: Operation) -> Float[Tensor, "
     return reduce(donor.embeds[places], "position channel -> 1 channel", "mean")
 
 
-def _names(categories: Sequence[str]) -> str:
-    return repr(categories[0]) if len(categories) == 1 else repr(tuple(categories))
-
-
-def _short(value: object) -> str:
-    if isinstance(value, Prompt):
-        return repr(value.text)
-    if isinstance(value, tuple) and value and isinstance(value[0], Prompt):
-        return f"{len(value)} prompts"
-    return repr(value)
+def _known(name: str, value: object, known: Sequence[object]) -> None:
+    if value not in known:
+        raise InterpError(
+            f"{name}={value!r} was asked for.",
+            f"There are {', '.join(map(repr, known))}.",
+            "Choose one of them.",
+        )

@@ -8,9 +8,8 @@ Each takes one category or several, and where it makes sense `layers`, `steps`, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import xarray as xr
 
@@ -46,12 +45,6 @@ def zero(
     With `fraction`, only the first `int(n * fraction)` of a category's n positions: for pads those
     nearest to the end of the prompt.
     """
-    if not 0 <= fraction <= 1:
-        raise InterpError(
-            f"zero({category!r}, fraction={fraction}) was asked for.",
-            "A fraction is between 0 and 1.",
-            "Say 0.7 for 70 %.",
-        )
     where = Where(layers, steps, heads, side, uncond)
     return Patch((Zero(_names(category), where, fraction),))
 
@@ -73,7 +66,6 @@ def copy(
         >>> copy("eot", to="pad")
         >>> copy("pad", to=("prompt", "eot"), reduce="mean")
     """
-    _known("reduce", reduce, (None, "mean"))
     (origin,) = _names(source)
     where = Where(layers, steps, heads, side, uncond)
     return Patch((Copy(_names(to), where, origin, reduce),))
@@ -103,7 +95,6 @@ def swap(
     The donor may be a prompt, one with other embeddings (`dataclasses.replace(b, embeds=...)`), or
     a dataset of one prompt (see `as_dataset`).
     """
-    _known("align", align, get_args(Align))
     where = Where(layers, steps, heads, side, uncond)
     (giver,) = _prompts(donor, "donor", most=1)
     return Patch((Swap(_names(category), where, giver, align),))
@@ -144,12 +135,6 @@ def noise(
     Example:
         >>> noise(CATEGORIES, std=0.1, seed=0)
     """
-    if not (std >= 0 and math.isfinite(std)):
-        raise InterpError(
-            f"noise({category!r}, std={std}) was asked for.",
-            "A standard deviation is a finite number from 0 on.",
-            "Embeddings of CLIP have a standard deviation near 1.",
-        )
     where = Where(layers, steps, heads, side, uncond)
     return Patch((Noise(_names(category), where, std, seed),))
 
@@ -172,12 +157,6 @@ def scale(
     A negative logit is pushed down by a factor above 1, as in Ren et al. (ECCV 2024). With
     `side="v"` what is read is scaled, with "kv" both are.
     """
-    if not math.isfinite(factor):
-        raise InterpError(
-            f"scale({category!r}, {factor}) was asked for.",
-            "The factor must be a finite number.",
-            "Use mask to take keys out of the softmax.",
-        )
     where = Where(layers, steps, heads, side, uncond)
     return Patch((Scale(_names(category), where, factor),))
 
@@ -269,12 +248,3 @@ def _prompts(
             "Choose: dataset.isel(prompt=[0]).",
         )
     return prompts
-
-
-def _known(name: str, value: object, known: Sequence[object]) -> None:
-    if value not in known:
-        raise InterpError(
-            f"{name}={value!r} was asked for.",
-            f"There are {', '.join(map(repr, known))}.",
-            "Choose one of them.",
-        )

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from interp.encoding import embed
 from interp.errors import InterpError
-from interp.operations import OPERATIONS, Operation
+from interp.operation import Operation
+from interp.operations import OPERATIONS
 from interp.sites import Span
 from interp.tokens import PAD, Prompt
 from interp.where import FOREVER, HeadsByLayer, Where

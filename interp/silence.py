@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.errors import InterpError
-from interp.operations import OPERATIONS, Operation, Reencode
+from interp.operation import Operation, Reencode
+from interp.operations import OPERATIONS
 from interp.sites import Site
 from interp.tokens import CATEGORIES, Prompt
 from interp.where import Where

@@ -23,7 +23,7 @@ from interp.attach import attach
 from interp.epsilon import alpha_bar, to_epsilon
 from interp.errors import InterpError
 from interp.hooks import Hooks, hookable
-from interp.operations import Operation
+from interp.operation import Operation
 from interp.patch import Patch
 from interp.record import record
 from interp.tokens import Prompt

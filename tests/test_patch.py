@@ -12,6 +12,7 @@ from torch import Tensor
 
 import interp as ip
 from interp import InterpError, Patch, Prompt, encode
+from interp.operations import Swap
 from interp.where import Where, _whole
 from tests.conftest import hook_count
 from tests.runs import TEXTS, from_embeds, latents, processor
@@ -269,7 +270,7 @@ def test_json_that_is_no_patch_and_donors_that_are_lost(sd1, sd2) -> None:
         (lambda: ip.noise("pad", std=float("inf"), seed=0), "finite"),
         (lambda: ip.scale("pad", float("inf")), "Use mask"),
         (lambda: ip.mean("pad", over=[]), "It takes at least one"),
-        (lambda: inspect.unwrap(ip.swap)("pad", None, align="middle"), "align='middle'"),
+        (lambda: _swapped("middle"), "align='middle'"),
         (lambda: inspect.unwrap(Where.__post_init__)(_where(side="q")), "side='q'"),
         (lambda: inspect.unwrap(Where.__post_init__)(_where(uncond="both")), "uncond='both'"),
     ],
@@ -277,6 +278,33 @@ def test_json_that_is_no_patch_and_donors_that_are_lost(sd1, sd2) -> None:
 def test_what_can_not_be_meant_is_refused_when_the_patch_is_made(make: Any, message: str) -> None:
     with pytest.raises(InterpError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("made", "edited", "message"),
+    [
+        (ip.zero("pad", 0.5), ("0.5", "7"), "between 0 and 1"),
+        (ip.zero("pad", 0.5), ('"pad"', '"padding"'), "There are sot, prompt, eot, pad"),
+        (ip.noise("pad", 0.25, seed=0), ("0.25", "-1"), "from 0 on"),
+        (ip.scale("pad", 0.5), ("0.5", "Infinity"), "Use mask"),
+        (ip.copy("eot", to="pad"), ('"eot"', '"end"'), "There are sot, prompt, eot, pad"),
+    ],
+)
+def test_json_edited_by_hand_is_checked_as_the_verbs_are(
+    made: Patch, edited: tuple[str, str], message: str
+) -> None:
+    text = made.to_json()
+    assert text.count(edited[0]) == 1
+    with pytest.raises(InterpError, match=message):
+        Patch.from_json(text.replace(*edited))
+
+
+def _swapped(align: str) -> None:
+    """A swap's own checks, which the shape checker would otherwise forestall."""
+    swap = object.__new__(Swap)
+    for name, value in {"categories": ("pad",), "align": align}.items():
+        object.__setattr__(swap, name, value)
+    inspect.unwrap(Swap.__post_init__)(swap)
 
 
 def _where(**fields: Any) -> Where:

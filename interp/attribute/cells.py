@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from interp.operations import Mask, Operation
+from interp.operation import Operation
+from interp.operations import Mask
 from interp.patch import Patch
 from interp.sites import Site
 from interp.where import Side, Where

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from interp.errors import InterpError
-from interp.operations import Operation
+from interp.operation import Operation
 from interp.patch import Patch, mean, repad, swap, zero
 from interp.session import Session
 from interp.tokens import CATEGORIES, Prompt
