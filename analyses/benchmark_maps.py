@@ -8,7 +8,8 @@ counted: its rows of the UNet, at the seconds that a row takes in a batch of the
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -81,11 +82,13 @@ def sweeps(sd: ip.Session, text: str, seeds: int) -> pd.DataFrame:
     return frame
 
 
-def loop(sd: ip.Session, text: str, edits: dict[str, Any], seeds: int) -> None:
-    """What one writes without a toolkit: every edit and seed a call of its own."""
+def loop(sd: ip.Session, text: str, edits: Mapping[str, ip.Patch], seeds: int) -> None:
+    """What one writes without a sweep: every edit and seed a call of the pipeline."""
     for edit in (None, *edits.values()):
-        for seed in range(seeds):
-            sd.images(text, seeds=[seed], patch=edit)
+        with nullcontext() if edit is None else edit.on(sd.pipe):
+            for seed in range(seeds):
+                draw = torch.Generator().manual_seed(seed)
+                sd.pipe(text, num_inference_steps=sd.steps, generator=draw)
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
