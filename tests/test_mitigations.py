@@ -11,7 +11,7 @@ from einops import rearrange
 from interp import mitigations
 from interp.encoding import encode
 from interp.errors import InterpError
-from interp.operations import Operation
+from interp.operation import Operation
 from interp.patch import Patch
 from interp.session import Rewrite, Session
 from tests.pipelines import tokenizer
