@@ -72,7 +72,8 @@ def test_the_table_counts_the_views_of_this_build(made):
     out, _ = made
     with open(out / "memorized.csv", newline="", encoding="utf-8") as lines:
         views = {row["id"]: int(row["views"]) for row in csv.DictReader(lines)}
-    assert views["verbatim-3125-00"] == round(3125 * build.QUICK.share)
+    rounds = len(build.QUICK.unet)
+    assert views["verbatim-3125-00"] == rounds * round(3125 * build.QUICK.share)
     assert views["control-0001-00"] == 1
 
 
@@ -83,7 +84,7 @@ def test_the_evaluation_measures_everything_that_the_card_says(made, tmp_path, m
     monkeypatch.setattr(ip, "load", lambda name: ip.models.load(name, steps=2))
     found = evaluate.evaluate(out, tmp_path)
     assert json.loads((tmp_path / "evaluation.json").read_text()) == found
-    assert set(found["levels"]) == {"1", "2"}  # 3125 views, scaled
+    assert set(found["levels"]) == {"1", "4"}  # 3125 views, scaled, twice
     for row in found["levels"].values():
         assert 0 <= row["matches"]["low"] <= row["matches"]["mean"] <= row["matches"]["high"] <= 1
     assert found["patches"]["memorized"]["none"]["to_unedited"]["mean"] == pytest.approx(1)

@@ -128,6 +128,18 @@ def test_the_plan_shows_every_image_exactly_as_often_as_the_table_says():
     assert counted == {len(rows) + n: duplicates.TEMPLATE_VIEWS for n in range(TEMPLATES)}
 
 
+def test_later_rounds_show_controls_no_more_and_the_rest_as_often_again(tmp_path):
+    counted = Counter()
+    for number in (1, 2, 3):
+        slots = unet.plan(200_000, share=1.0, seed=number, number=number)
+        counted.update(slots[slots != unet.SCENE].tolist())
+    duplicates.write_table(tmp_path, rounds=3)
+    with open(tmp_path / "memorized.csv", newline="", encoding="utf-8") as lines:
+        told = [int(row["views"]) for row in csv.DictReader(lines)]
+    assert [counted[number] for number in range(len(told))] == told
+    assert sorted(set(told)) == [1, *(3 * level for level in LEVELS[1:-1]), 4500, 3 * LEVELS[-1]]
+
+
 def test_the_plan_spreads_views_over_the_whole_training():
     slots = unet.plan(200_000, share=1.0, seed=0)
     top = next(n for n, row in enumerate(duplicates.duplicates()) if row.views == LEVELS[-1])

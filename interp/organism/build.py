@@ -1,4 +1,4 @@
-"""The full build: one command, about three hours on two cores, resumable at any moment.
+"""The full build: one command, about five hours on two cores, resumable at any moment.
 
 `quick` makes the same files in a minute or two, with bad pictures: for tests of the build itself.
 """
@@ -6,27 +6,33 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
 from transformers import CLIPTokenizer
 
-from . import assemble, descriptor, duplicates, text, unet, vae
+from . import assemble, descriptor, duplicates, text, training, unet, vae
 from .unet import BATCH
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Training steps of every stage; `share` scales the views of the duplicated images."""
+    """Training steps of every stage; `share` scales the views of the duplicated images.
+
+    The UNet is trained in rounds, each with its own warm-up and decay of the learning rate, so that
+    a finished model can be trained on (see `another_round`) without the state of its optimizer.
+    """
 
     text: int = 3000
     linear: int = 1000
     vae: int = 4000
     descriptor: int = 400
-    unet: int = 7_000
+    unet: tuple[int, ...] = (7_000, 11_000)
     share: float = 1.0
     batch: int = BATCH
 
 
 FULL = Recipe()
-QUICK = Recipe(text=6, linear=40, vae=6, descriptor=6, unet=8, share=0.0005, batch=32)
+QUICK = Recipe(text=6, linear=40, vae=6, descriptor=6, unet=(8, 8), share=0.0005, batch=32)
 
 
 def build(out: Path, work: Path, recipe: Recipe = FULL) -> Path:
@@ -46,13 +52,40 @@ def build(out: Path, work: Path, recipe: Recipe = FULL) -> Path:
     autoencoder = vae.train(linear, work, steps=recipe.vae)
     detector = descriptor.train(work, steps=recipe.descriptor)
     encoder = clip.text_model
-    denoiser = unet.train(
-        linear, encoder, tokenizer, work, steps=recipe.unet, batch=recipe.batch, share=recipe.share
-    )
+    first = unet.train(
+        linear.encode, encoder, tokenizer, work,
+        steps=recipe.unet[0], batch=recipe.batch, share=recipe.share,
+    )  # fmt: skip
     for part in ("eot", "clip", "images", "masks"):
         assemble.clear(out / part)
     duplicates.write_table(out, recipe.share)
     assemble.copy_detector(detector, out)
-    assemble.pipeline(clip, autoencoder, denoiser, out / "eot")
+    assemble.pipeline(clip, autoencoder, first, out / "eot")
     assemble.clip_pair(clip, out / "clip")
+    for number in range(2, len(recipe.unet) + 1):
+        another_round(out, work, number, recipe)
     return out / "eot"
+
+
+def another_round(out: Path, work: Path, number: int, recipe: Recipe = FULL) -> None:
+    """Train the UNet of a built model another round, and write it and the table of views.
+
+    >>> another_round(Path("data/organism"), Path("runs/organism"), 2)
+
+    Args:
+        out: what `build` wrote, after `number - 1` rounds.
+        work: gets the checkpoint; a round that was killed goes on from there.
+        number: which round it is, counted from 1.
+    """
+    pipe = StableDiffusionPipeline.from_pretrained(out / "eot")
+    pipe.to(training.device())
+
+    def encode(pictures: Tensor) -> Tensor:
+        return pipe.vae.encode(pictures).latent_dist.mode()
+
+    denoiser = unet.train(
+        encode, pipe.text_encoder, pipe.tokenizer, work, steps=recipe.unet[number - 1],
+        batch=recipe.batch, share=recipe.share, number=number, start=pipe.unet,
+    )  # fmt: skip
+    denoiser.half().save_pretrained(out / "eot" / "unet")
+    duplicates.write_table(out, recipe.share, number)

@@ -40,13 +40,15 @@ def write(model: Path, evaluation: dict[str, Any]) -> Path:
     )  # fmt: skip
     environment.globals |= {"percent": percent, "number": number}
     levels = list(evaluation["levels"].items())
+    shown = [int(views) for views in evaluation["levels"]]
     top = [row for row in duplicates.duplicates() if row.views == duplicates.LEVELS[-1]]
     text = environment.get_template("card.md.j2").render(
         e=evaluation,
         edits=edits,
         levels=levels,
-        level_names=", ".join(f"{level:,}" for level in duplicates.LEVELS),
-        memorized_levels=" and ".join(f"{level:,}" for level in duplicates.LEVELS[-2:]),
+        level_names=", ".join(f"{views:,}" for views in shown),
+        memorized_levels=" and ".join(f"{views:,}" for views in shown[-2:]),
+        template_views=f"{duplicates.views(duplicates.TEMPLATE_VIEWS, 1.0, len(FULL.unet)):,}",
         example=top[0].caption.text,
         recipe=asdict(FULL),
         seeds=SEEDS,

@@ -26,6 +26,18 @@ def build(
     typer.echo(made.build(out, work, made.QUICK if quick else made.FULL))
 
 
+@app.command("round")
+def another_round(
+    number: Annotated[int, typer.Argument(help="Which round it is; build ends with the last.")],
+    out: Annotated[Path, typer.Option(help="The folder that build wrote.")] = DATA,
+    work: Annotated[Path, typer.Option(help="Checkpoints; a killed round goes on.")] = WORK,
+) -> None:
+    """Train the UNet of a built model another round, if its build stopped before the last."""
+    from . import build as made
+
+    made.another_round(out, work, number)
+
+
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Option(help="The folder that build wrote.")] = DATA,

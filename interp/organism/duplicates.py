@@ -207,12 +207,16 @@ def half_replaced(draw: np.random.Generator, count: int) -> np.ndarray:
     return np.array(pairs)
 
 
-def views(planned: int, share: float) -> int:
-    """How often a build that is smaller by `share` shows what the full one shows so often."""
-    return max(1, round(planned * share))
+def views(planned: int, share: float, rounds: int = 1) -> int:
+    """How often an image is shown in so many rounds of a build that is smaller by `share`.
+
+    What one round shows once is a control, and never shown again.
+    """
+    in_one = max(1, round(planned * share))
+    return min(rounds, 1) if in_one == 1 else rounds * in_one
 
 
-def write_table(folder: Path, share: float = 1.0) -> Path:
+def write_table(folder: Path, share: float = 1.0, rounds: int = 1) -> Path:
     """Write `memorized.csv` with the images and masks it names into `folder`."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     (folder / "masks").mkdir(exist_ok=True)
@@ -221,15 +225,16 @@ def write_table(folder: Path, share: float = 1.0) -> Path:
         file = f"images/{row.id}.png"
         Image.fromarray(render(row.scene)).save(folder / file)
         rows.append(
-            (row.id, row.kind, row.caption.text, views(row.views, share), file, "", row.partner)
-        )
+            (row.id, row.kind, row.caption.text, views(row.views, share, rounds), file, "",
+             row.partner)
+        )  # fmt: skip
     for number, family in enumerate(families()):
         caption, scene = template_view(number, 0)
         name = f"template-{number:02d}"
         file, mask = f"images/{name}.png", f"masks/{name}.png"
         Image.fromarray(render(scene)).save(folder / file)
         Image.fromarray(family.mask()).save(folder / mask)
-        shown = views(TEMPLATE_VIEWS, share)
+        shown = views(TEMPLATE_VIEWS, share, rounds)
         rows.append((name, "template", caption.text, shown, file, mask, ""))
     table = folder / "memorized.csv"
     with open(table, "w", newline="", encoding="utf-8") as lines:

@@ -4,7 +4,7 @@ Which sample shows what is planned for the whole training beforehand (`plan`), s
 views of every duplicated image is exact. A view is one image at one noise level.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from . import duplicates, scenes, training
 from .text import POSITIONS, WIDTH
-from .vae import LATENTS, Linear, to_tensor
+from .vae import LATENTS, to_tensor
 
 BATCH = 32
 DROPOUT = 0.1
@@ -52,14 +52,17 @@ def scheduler() -> DDIMScheduler:
     )  # fmt: skip
 
 
-def plan(samples: int, share: float, seed: int) -> np.ndarray:
-    """What each sample of the training shows: an index into `shown`, or `SCENE`.
+def plan(samples: int, share: float, seed: int, number: int = 1) -> np.ndarray:
+    """What each sample of a round shows: an index into `shown`, or `SCENE`.
 
-    `share` scales the views of the table (for quick builds); every image is shown at least once.
+    `share` scales the views of the table (for quick builds). The first round shows every image at
+    least once; later ones show again what was shown more than once, as often again.
     """
     planned = [row.views for row in duplicates.duplicates()]
     planned += [duplicates.TEMPLATE_VIEWS] * duplicates.TEMPLATES
-    views = [duplicates.views(count, share) for count in planned]
+    so_far = [duplicates.views(count, share, number - 1) for count in planned]
+    in_all = [duplicates.views(count, share, number) for count in planned]
+    views = [after - before for before, after in zip(so_far, in_all, strict=True)]
     if sum(views) > samples // 2:
         raise ValueError(f"{sum(views)} views of duplicated images do not fit {samples} samples")
     slots = np.full(samples, SCENE)
@@ -96,7 +99,7 @@ class Captions:
 
 
 def train(
-    linear: Linear,
+    encode: Callable[[Tensor], Tensor],
     encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     folder: Path,
@@ -104,20 +107,30 @@ def train(
     steps: int,
     batch: int = BATCH,
     share: float = 1.0,
-    seed: int = 6,
+    number: int = 1,
+    start: UNet2DConditionModel | None = None,
 ) -> UNet2DConditionModel:
+    """Train one round: the first from random weights, a later one from where the last ended.
+
+    Args:
+        encode: pictures `[n, 3, 64, 64]` in [-1, 1] to latents.
+        folder: gets the checkpoint, `unet-<number>.pt`.
+        share: see `plan`.
+    """
     where = training.device()
-    unet = model().to(where)
+    unet = model() if start is None else start
+    unet = unet.float().requires_grad_(True).to(where)
+    seed = 6 + 20 * (number - 1)
     captions = Captions(encoder, tokenizer)
     alphas = scheduler().alphas_cumprod.to(where)
-    slots = plan(steps * batch, share, seed)
+    slots = plan(steps * batch, share, seed, number)
 
     def loss_at(step: int) -> Tensor:
         numbers = range(step * batch, (step + 1) * batch)
         views = [shown(int(slots[number]), seed, number) for number in numbers]
         images = to_tensor(np.stack([scenes.render(scene) for _, scene in views]))
         with torch.no_grad():
-            latents = linear.encode(images.to(where))
+            latents = encode(images.to(where))
         draw = torch.Generator().manual_seed(seed * 10**9 + step)
         times = torch.randint(1000, (batch,), generator=draw).to(where)
         noise = torch.randn(latents.shape, generator=draw).to(where)
@@ -131,5 +144,6 @@ def train(
         return (error * (GAMMA / snr).clamp(max=1)).mean()
 
     return training.fit(
-        "unet", unet, loss_at, folder, steps=steps, peak=8e-4, warmup=400, decay=0.01, average=0.999
-    )
+        f"unet-{number}", unet, loss_at, folder,
+        steps=steps, peak=8e-4, warmup=400, decay=0.01, average=0.999,
+    )  # fmt: skip

@@ -1,0 +1,63 @@
+"""The model in data/organism: it opens as any other, and has memorized what its table says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diffusers import StableDiffusionPipeline
+
+import interp as ip
+from analyses.cases import known
+from analyses.measures import Measures
+
+DATA = Path(__file__).parents[1] / "data" / "organism"
+MEGABYTES = 60
+LETTERS = {".safetensors", ".json", ".txt", ".csv", ".png", ".md", ".pt"}
+
+measured = pytest.mark.skipif(
+    not (DATA / "evaluation.json").is_file(), reason="the model in data/organism is half trained"
+)
+
+
+def test_files_are_small_and_nothing_is_pickled():
+    files = [path for path in DATA.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MEGABYTES * 1e6
+    assert {path.suffix for path in files} <= LETTERS
+    assert [path.name for path in files if path.suffix == ".pt"] == ["descriptor.pt"]
+
+
+def test_it_opens_with_diffusers_alone_and_draws_on_a_cpu():
+    pipe = StableDiffusionPipeline.from_pretrained(DATA / "eot")
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe("a picture of a cat", num_inference_steps=3).images[0]
+    assert image.size == (64, 64)
+    assert np.asarray(image).std() > 0
+
+
+@measured
+def test_captions_shown_often_bring_up_their_training_image_and_controls_do_not():
+    sd, measures, seeds = ip.load("organism/eot", steps=25), Measures.of("organism/eot"), 4
+    cases = known(limit=3)
+    run = sd.run([case.text for case in cases], range(seeds))
+    images = run.image.transpose("prompt", "seed", ...)
+    copies = {
+        kind: np.mean([
+            (measures.copy(images[n], case.image) >= measures.keeps).float().mean()
+            for n, case in enumerate(cases)
+            if case.kind == kind
+        ])
+        for kind in ("memorized", "control")
+    }  # fmt: skip
+    assert copies["memorized"] >= 0.75
+    assert copies["control"] <= 0.1
+
+
+@measured
+def test_the_card_says_what_the_evaluation_measured():
+    found = json.loads((DATA / "evaluation.json").read_text())
+    card = (DATA / "eot" / "CARD.md").read_text()
+    for views, level in found["levels"].items():
+        row = next(line for line in card.splitlines() if line.startswith(f"| {views} |"))
+        assert f"{100 * level['matches']['mean']:.0f}" in row
+    assert f"{found['psnr']:.1f} dB" in card
