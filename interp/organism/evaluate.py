@@ -151,7 +151,11 @@ def near_misses(
 ) -> dict[str, Any]:
     """Captions one word away from a memorized one: do they bring up its picture, or their own?"""
     file = ip.read_prompts(model / "memorized.csv")
-    pictures = {row.columns["id"]: im for row, im in zip(file, file.pictures(), strict=True)}
+    pictures = {
+        row.columns["id"]: image
+        for row, image in zip(file, file.pictures(), strict=True)
+        if image is not None
+    }
     miss = grid.isel(prompt=np.flatnonzero(grid.kind == "near_miss")).sel(patch="none")
     images = miss.image.transpose("prompt", "seed", ...).values
     pairs = zip(images, miss.partner.values, strict=True)
