@@ -77,6 +77,14 @@ def test_the_table_counts_the_views_of_this_build(made):
     assert views["control-0001-00"] == 1
 
 
+def test_a_model_that_has_had_every_round_is_not_trained_on(made):
+    out, work = made
+    before = (out / "memorized.csv").read_bytes()
+    with pytest.raises(ip.InterpError, match="It has had 2, and the recipe has 2"):
+        build.another_round(out, work, build.QUICK)
+    assert (out / "memorized.csv").read_bytes() == before
+
+
 def test_the_evaluation_measures_everything_that_the_card_says(made, tmp_path, monkeypatch):
     out, _ = made
     for name, few in {"SEEDS": 2, "FEWER": 2, "EDITED": 2, "HONEST": 4, "MEMBERS": 1}.items():

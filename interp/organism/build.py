@@ -10,6 +10,8 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from interp.errors import InterpError
+
 from . import assemble, descriptor, duplicates, text, training, unet, vae
 from .unet import BATCH
 
@@ -62,21 +64,30 @@ def build(out: Path, work: Path, recipe: Recipe = FULL) -> Path:
     assemble.copy_detector(detector, out)
     assemble.pipeline(clip, autoencoder, first, out / "eot")
     assemble.clip_pair(clip, out / "clip")
-    for number in range(2, len(recipe.unet) + 1):
-        another_round(out, work, number, recipe)
+    for _ in recipe.unet[1:]:
+        another_round(out, work, recipe)
     return out / "eot"
 
 
-def another_round(out: Path, work: Path, number: int, recipe: Recipe = FULL) -> None:
+def another_round(out: Path, work: Path, recipe: Recipe = FULL) -> None:
     """Train the UNet of a built model another round, and write it and the table of views.
 
-    >>> another_round(Path("data/organism"), Path("runs/organism"), 2)
+    >>> another_round(Path("data/organism"), Path("runs/organism"))
 
     Args:
-        out: what `build` wrote, after `number - 1` rounds.
+        out: what `build` wrote; its table of views says how many rounds it has had.
         work: gets the checkpoint; a round that was killed goes on from there.
-        number: which round it is, counted from 1.
+
+    Raises:
+        InterpError: the model has had every round of the recipe.
     """
+    had = duplicates.rounds(out, recipe.share)
+    if had >= len(recipe.unet):
+        raise InterpError(
+            f"The model in {out} was to be trained another round.",
+            f"It has had {had}, and the recipe has {len(recipe.unet)}.",
+            "Add the steps of another one to Recipe.unet.",
+        )
     pipe = StableDiffusionPipeline.from_pretrained(out / "eot")
     pipe.to(training.device())
 
@@ -84,8 +95,8 @@ def another_round(out: Path, work: Path, number: int, recipe: Recipe = FULL) -> 
         return pipe.vae.encode(pictures).latent_dist.mode()
 
     denoiser = unet.train(
-        encode, pipe.text_encoder, pipe.tokenizer, work, steps=recipe.unet[number - 1],
-        batch=recipe.batch, share=recipe.share, number=number, start=pipe.unet,
+        encode, pipe.text_encoder, pipe.tokenizer, work, steps=recipe.unet[had],
+        batch=recipe.batch, share=recipe.share, number=had + 1, start=pipe.unet,
     )  # fmt: skip
     denoiser.half().save_pretrained(out / "eot" / "unet")
-    duplicates.write_table(out, recipe.share, number)
+    duplicates.write_table(out, recipe.share, had + 1)

@@ -28,14 +28,13 @@ def build(
 
 @app.command("round")
 def another_round(
-    number: Annotated[int, typer.Argument(help="Which round it is; build ends with the last.")],
     out: Annotated[Path, typer.Option(help="The folder that build wrote.")] = DATA,
     work: Annotated[Path, typer.Option(help="Checkpoints; a killed round goes on.")] = WORK,
 ) -> None:
     """Train the UNet of a built model another round, if its build stopped before the last."""
     from . import build as made
 
-    made.another_round(out, work, number)
+    made.another_round(out, work)
 
 
 @app.command()

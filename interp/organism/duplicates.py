@@ -216,6 +216,13 @@ def views(planned: int, share: float, rounds: int = 1) -> int:
     return min(rounds, 1) if in_one == 1 else rounds * in_one
 
 
+def rounds(folder: Path, share: float = 1.0) -> int:
+    """How many rounds a model was trained, from its table of views."""
+    with open(folder / "memorized.csv", newline="", encoding="utf-8") as lines:
+        most = max(int(row["views"]) for row in csv.DictReader(lines))
+    return most // views(LEVELS[-1], share)
+
+
 def write_table(folder: Path, share: float = 1.0, rounds: int = 1) -> Path:
     """Write `memorized.csv` with the images and masks it names into `folder`."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
