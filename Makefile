@@ -13,7 +13,7 @@ INSTALLED = $(VENV)/.installed
 .PHONY: report test notebooks lint clean
 
 report: $(INSTALLED)
-	$(BIN)/interp ablate --out out/ablation
+	$(BIN)/interp ablate --steps 25 --out out/ablation
 	$(BIN)/interp report --out out/report
 	@echo "Tables and figures: out/ablation. For people: out/report/report.html"
 

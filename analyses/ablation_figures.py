@@ -118,14 +118,18 @@ def table(grid: xr.Dataset, out: Path, keeps: float) -> pd.DataFrame:
     """Write `ablation.csv`, `.md` and `.tex`, and return the table to read."""
     long = tables.effects(grid, values(grid))
     wide = tables.readable(long, ip.paper.published(), keeps)
+    wide = wide.assign(patch=wide.patch.map(ip.paper.label))
     tables.write(long, wide, out, "ablation")
     return wide
 
 
 def figures(sd: ip.Session, grid: xr.Dataset, cases: Sequence[Case], seeds: int) -> dict[str, Any]:
     """Every figure of the sweep and of the unedited runs, by file name."""
+    pads = grid[SIMILAR].sel(reference="baseline", patch="h", drop=True)
+    grid = grid.assign_coords(patch=[ip.paper.label(str(name)) for name in grid.patch.values])
     shown = xr.Dataset(values(grid))
-    drawn = {"ablation": plot.ablation(shown, {"to unedited": ip.paper.published()})}
+    published = {ip.paper.label(name): value for name, value in ip.paper.published().items()}
+    drawn = {"ablation": plot.ablation(shown, {"to unedited": published})}
     for kind in dict.fromkeys(grid.kind.values.tolist()):
         of = grid.isel(prompt=np.flatnonzero(grid.kind == kind)[:COLUMNS])
         drawn[f"images_{kind}"] = plot.image_grid(of.image.isel(seed=0))
@@ -137,7 +141,6 @@ def figures(sd: ip.Session, grid: xr.Dataset, cases: Sequence[Case], seeds: int)
     drawn["mass_over_steps"] = plot.mass_over_steps(mass)
     drawn["mass_over_layers"] = plot.mass_over_layers(mass)
     length = [prompt.counts["prompt"] for prompt in sd.encode([case.text for case in cases])]
-    pads = shown["to unedited"].sel(patch="h", drop=True)
     drawn["length"] = plot.length_curve(pads.assign_coords(length=("prompt", length)))
     texts = [case.text for case in cases if case.kind == "memorized"]
     paddings = {

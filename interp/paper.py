@@ -103,3 +103,14 @@ def titles() -> dict[str, str]:
         'zero pad'
     """
     return {row["key"]: row["name"] for row in results()["interventions"]}
+
+
+def label(name: str) -> str:
+    """Return an edit's name as a reader wants it: the paper's letters with what they stand for.
+
+    Example:
+        >>> label("h"), label("repad '!'")
+        ('h: zero pad', "repad '!'")
+    """
+    known = titles()
+    return f"{name}: {known[name]}" if name in known else name

@@ -85,7 +85,7 @@ def test_tables_hold_the_means_of_the_sweep(made):
     assert row["mean"].item() == pytest.approx(float(mine.mean()), abs=1e-5)
     assert row.low.item() <= row["mean"].item() <= row.high.item()
     markdown = (folder / "out" / "ablation.md").read_text()
-    line = next(line for line in markdown.splitlines() if line.startswith("| h "))
+    line = next(line for line in markdown.splitlines() if line.startswith("| h: zero pad "))
     assert f"{float(mine.mean()):.2f} [" in line
     assert "0.07" in line
     assert "nan" not in markdown

@@ -76,3 +76,8 @@ def test_published_figures_are_by_the_names_of_the_edits():
     assert found["b"] is None
     assert paper.published("clipscore")["f"] == 0.32
     assert paper.titles()["g"] == "prompt, eot <- mean pad"
+
+
+def test_letters_are_shown_with_what_they_stand_for():
+    assert paper.label("h") == "h: zero pad"
+    assert paper.label("repad '!'") == "repad '!'"

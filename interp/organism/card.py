@@ -22,10 +22,10 @@ def write(model: Path, evaluation: dict[str, Any]) -> Path:
     """
     unet = UNet2DConditionModel.from_pretrained(model / "eot" / "unet")
     memorized, control = (evaluation["patches"][kind] for kind in ("memorized", "control"))
-    published, titles = ip.paper.published(), ip.paper.titles()
+    published = ip.paper.published()
     edits = [
         (
-            f"{name}: {titles[name]}" if name in titles else name,
+            ip.paper.label(name),
             memorized[name]["to_unedited"],
             control[name]["to_unedited"],
             "not known to us" if published[name] is None else f"{published[name]:.2f}",

@@ -59,7 +59,9 @@ def interventions(patched: xr.Dataset) -> Figure:
     kinds = np.where(patched.kind == "verbatim", "memorized", "control")
     values = patched["copy"].sel(reference="baseline").drop_sel(patch="none")
     values = values.assign_coords(kind=("prompt", kinds)).rename("similarity to the unedited image")
-    return plot.ablation(values, ip.paper.published())
+    labels = [ip.paper.label(str(name)) for name in values.patch.values]
+    published = {ip.paper.label(name): value for name, value in ip.paper.published().items()}
+    return plot.ablation(values.assign_coords(patch=labels), published)
 
 
 def sheet(
