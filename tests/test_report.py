@@ -131,6 +131,26 @@ def test_the_answer_is_the_truth_that_was_put_in():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("copied", "said"),
+    [
+        (0, "It goes away with this change"),
+        (2, "It becomes rarer, and does not go away,"),
+        (8, "No mitigation that was tried makes it go away"),
+    ],
+)
+def test_the_page_says_no_more_than_the_best_mitigation_did(tmp_path, copied, said):
+    data = dataset()
+    edits = np.flatnonzero(data.role == "mitigation")
+    kept = data.kept.values.copy()
+    kept[:8, edits], kept[:copied, edits] = 0.1, 0.9
+    data["kept"] = (data.kept.dims, kept)
+    path = report.render(data, tmp_path, figures=False)
+    lead = path.read_text(encoding="utf-8").partition('class="lead"')[2].partition("</p>")[0]
+    assert [text for text in ("It goes away", "It becomes rarer", "No mitigation") if text in lead]
+    assert said in lead
+
+
 def test_verdicts_follow_the_rule():
     data = dataset().isel(prompt=[0, 1, 2, 3, 7, 7, 7, *range(8, 16)])
     data = data.assign_coords(prompt=range(data.sizes["prompt"]))
