@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from analyses import benchmark_maps
 from analyses.benchmark import Size, main, variants
-from interp import encode, results
+from interp import Session, encode, results
+from interp.sites import sites
 from tests.conftest import hook_count
 
 
@@ -28,3 +30,15 @@ def test_kept_memory_is_independent_of_resolution(tmp_path):
     assert np.isfinite(data.ratio).all()
     assert {path.suffix for path in tmp_path.iterdir()} == {".nc", ".csv", ".md", ".pdf", ".png"}
     assert results.provenance(results.open(tmp_path / "embedded.nc"))["steps"] == 1
+
+
+def test_the_counted_plain_map_is_every_cell_by_itself(sd1):
+    sd = Session(sd1, steps=2)
+    both, maps = benchmark_maps.causal_maps(sd, "goat", "a red cat")
+    patches = len(benchmark_maps.PATCHED)
+    cells = len(sites(sd1.unet)) * 2 * patches
+    naive = maps["UNet rows"].iloc[0]
+    assert naive == (cells + patches + 1) * 2 * 2  # cells, patched everywhere, clean: guided steps
+    assert (maps["rows, times fewer"] * maps["UNet rows"] == naive).all()
+    assert (maps["UNet rows"].iloc[1:] < naive).all()
+    assert -1 <= maps["rank correlation with exact"].iloc[2] == both.spearman.item() <= 1

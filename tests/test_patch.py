@@ -1,5 +1,6 @@
 """Patches: values, operations against hand-made embeddings, places, errors."""
 
+import dataclasses
 import inspect
 import json
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from torch import Tensor
 
 import interp as ip
 from interp import InterpError, Patch, Prompt, encode
-from interp.operations import Swap
+from interp.operations import Copy, Swap
 from interp.where import Where, _whole
 from tests.conftest import hook_count
 from tests.runs import TEXTS, from_embeds, latents, processor
@@ -145,8 +146,6 @@ def test_several_sources_need_a_mean(sd1) -> None:
     (a,) = encode(sd1, TEXTS[0])
     with pytest.raises(InterpError, match="Say reduce='mean'"):
         ip.copy("pad", to="eot").embeds(a)
-    with pytest.raises(InterpError, match="reduce='median'"):
-        inspect.unwrap(ip.copy)("pad", "eot", reduce="median")
 
 
 def test_a_patch_is_a_value(sd1) -> None:
@@ -270,9 +269,10 @@ def test_json_that_is_no_patch_and_donors_that_are_lost(sd1, sd2) -> None:
         (lambda: ip.noise("pad", std=float("inf"), seed=0), "finite"),
         (lambda: ip.scale("pad", float("inf")), "Use mask"),
         (lambda: ip.mean("pad", over=[]), "It takes at least one"),
-        (lambda: _swapped("middle"), "align='middle'"),
-        (lambda: inspect.unwrap(Where.__post_init__)(_where(side="q")), "side='q'"),
-        (lambda: inspect.unwrap(Where.__post_init__)(_where(uncond="both")), "uncond='both'"),
+        (lambda: _checked(Swap, categories=("pad",), align="middle"), "align='middle'"),
+        (lambda: _checked(Copy, categories=("eot",), reduce="median"), "reduce='median'"),
+        (lambda: _checked(Where, side="q"), "side='q'"),
+        (lambda: _checked(Where, uncond="both"), "uncond='both'"),
     ],
 )
 def test_what_can_not_be_meant_is_refused_when_the_patch_is_made(make: Any, message: str) -> None:
@@ -299,27 +299,12 @@ def test_json_edited_by_hand_is_checked_as_the_verbs_are(
         Patch.from_json(text.replace(*edited))
 
 
-def _swapped(align: str) -> None:
-    """A swap's own checks, which the shape checker would otherwise forestall."""
-    swap = object.__new__(Swap)
-    for name, value in {"categories": ("pad",), "align": align}.items():
-        object.__setattr__(swap, name, value)
-    inspect.unwrap(Swap.__post_init__)(swap)
-
-
-def _where(**fields: Any) -> Where:
-    """A `Where` around its checks, which the shape checker would otherwise forestall."""
-    where = object.__new__(Where)
-    for name, value in {
-        "layers": None,
-        "steps": None,
-        "heads": None,
-        "side": "kv",
-        "uncond": False,
-        **fields,
-    }.items():
-        object.__setattr__(where, name, value)
-    return where
+def _checked(kind: type, **fields: Any) -> None:
+    """The value's own checks of its fields, which the shape checker would otherwise forestall."""
+    value = object.__new__(kind)
+    for field in dataclasses.fields(kind):
+        object.__setattr__(value, field.name, fields.get(field.name, field.default))
+    inspect.unwrap(kind.__post_init__)(value)
 
 
 def test_what_the_model_has_not_is_refused_before_it_runs(sd1, sd2) -> None:

@@ -134,7 +134,7 @@ def test_roc_lines_are_the_curve(rng):
     np.testing.assert_allclose(line.get_xdata(), curve.fpr)
     np.testing.assert_allclose(line.get_ydata(), curve.tpr)
     assert figure.axes[0].lines[2].get_ydata().item() == float(curve.tpr.sel(fpr=0.01))
-    assert f"one: AUC {float(curve.auc):.3f} [{float(curve.auc_low):.3f}" in labels(figure)[0]
+    assert f"one: {float(curve.auc):.3f} [{float(curve.auc_low):.3f}" in labels(figure)[0]
     band = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
     assert band.min() == pytest.approx(float(curve.tpr_low.min()))
 

@@ -28,7 +28,7 @@ class Recipe:
     linear: int = 1000
     vae: int = 4000
     descriptor: int = 400
-    unet: tuple[int, ...] = (7_000, 11_000)
+    unet: tuple[int, ...] = (7_000, 9_000)
     share: float = 1.0
     batch: int = BATCH
 

@@ -63,6 +63,7 @@ def _against(data: xr.DataArray | xr.Dataset, axis: str, label: str) -> Figure:
                 centre = found["mean"].values
                 ends = np.stack([centre - found.low.values, found.high.values - centre])
                 whiskers = {"elinewidth": 0.8, "capsize": 1.5, "marker": "o", "markersize": 3}
+                whiskers["linestyle"] = "-" if len(levels) > 2 else "none"  # two make no curve
                 ends = np.clip(ends, 0, None)
                 ax.errorbar(levels, centre, ends, color=colour, label=kind or None, **whiskers)
             if axis == "views":

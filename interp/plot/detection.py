@@ -28,8 +28,8 @@ def roc(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
         for (name, curve), colour in zip(named.items(), palette, strict=True):
             at = curve.sel(fpr=0.01, method="nearest")
             label = f"{name}: " if name else ""
-            label += f"AUC {_three(curve.auc)} [{_three(curve.auc_low)}, {_three(curve.auc_high)}]"
-            label += f", TPR@1% {float(at.tpr):.2f}"
+            label += f"{_three(curve.auc)} [{_three(curve.auc_low)}, {_three(curve.auc_high)}]"
+            label += f"; {float(at.tpr):.2f}"
             steps = {"drawstyle": "steps-post", "color": colour}
             ax.plot(curve.fpr, curve.tpr, label=label, **steps)
             if len(named) <= 2:
@@ -39,7 +39,7 @@ def roc(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
         ax.set(xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="false positive rate")
         ax.set_ylabel("true positive rate")
         ax.set_aspect("equal")
-        legend(figure, ax, columns=1)
+        legend(figure, ax, columns=1, title="AUC [95 % interval]; TPR at 1 % FPR")
     return figure
 
 

@@ -34,6 +34,7 @@ STYLE: Any = {
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
     "legend.fontsize": 7,
+    "legend.title_fontsize": 7,
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -132,7 +133,7 @@ def panels(data: xr.DataArray | xr.Dataset) -> dict[str, xr.DataArray]:
     return {str(name): data[name] for name in data.data_vars}
 
 
-def legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
+def legend(figure: Figure, axes: Axes, columns: int = 4, title: str | None = None) -> None:
     """One legend below the figure, of everything labelled on these axes.
 
     Example:
@@ -141,7 +142,8 @@ def legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         columns = min(columns, len(handles))
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+        below = {"loc": "outside lower center", "ncols": columns, "title": title}
+        figure.legend(handles, labels, **below)
 
 
 def numbered(ax: Axes, data: xr.Dataset, axis: str) -> None:
