@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from interp import detect, results
 from interp.report import edits
 from interp.report.assess import assess
-from interp.report.edits import role
+from interp.report.edits import PLAYERS, role
 from interp.tokens import CATEGORIES
 
 THRESHOLD = 0.6
@@ -114,7 +114,11 @@ def dataset(texts: tuple[str, ...] | None = None, full: bool = False) -> xr.Data
             "detector": list(detect.DETECTORS),
         },
     )
-    return assess(results.stamp(data, **_facts(given, full)), THRESHOLD)
+    data = assess(results.stamp(data, **_facts(given, full)), THRESHOLD)
+    change = np.full((count, len(PLAYERS), STEPS, LAYERS), np.nan)
+    change[memorized] = -0.1
+    change[memorized, PLAYERS.index("pad"), : STEPS // 3, 4] = -5.0
+    return data.assign(change=(("prompt", "player", "step", "layer"), change))
 
 
 def _breaks(name: str) -> bool:

@@ -16,6 +16,7 @@ from interp.cli import main
 from interp.report.assess import assess
 from interp.report.edits import PLAYERS
 from interp.report.findings import find
+from interp.report.where import changes
 from tests.reporting import HOSTILE, THRESHOLD, dataset
 
 VOID = {"meta", "img", "br", "input", "line", "circle", "path", "use", "rect"}
@@ -113,8 +114,8 @@ def test_every_figure_of_the_page_is_there_as_png_and_pdf(hostile, tmp_path):
     drawings = [e for e in page.of("svg") if "aria-label" in e and "score" not in e["aria-label"]]
     for ending in ("png", "pdf"):
         files = {file.stem for file in (tmp_path / "figures").glob(f"*.{ending}")}
-        assert len(files) == len(drawings) == 5
-    assert {"summary", "prompt-01-steps", "prompt-02-layers"} <= files
+        assert len(files) == len(drawings) == 6
+    assert {"summary", "where", "prompt-01-steps", "prompt-02-layers"} <= files
 
 
 def test_the_answer_is_the_truth_that_was_put_in():
@@ -126,6 +127,10 @@ def test_the_answer_is_the_truth_that_was_put_in():
     assert found.shares["pad"] > 0.9
     np.testing.assert_allclose(sum(found.shares.values()), 1)
     assert found.best.copies == 0
+    pads = 8 * 5 + 0.1 * (25 * 7 - 8)  # as put in: 8 strong cells of 25 steps and 7 layers
+    assert (found.place.layer, found.place.third) == ("up.0.1", "first")
+    assert found.place.in_layer == pytest.approx((8 * 5 + 0.1 * 17) / pads)
+    assert found.place.in_third == pytest.approx((8 * 5 + 0.1 * (9 * 7 - 8)) / pads)
     assert {e.name for e in found.effects if e.copies == 1} == {
         "none", "c", "f", "prompt, eot", "random token addition (RTA)",
     }  # fmt: skip
@@ -223,6 +228,28 @@ def test_a_prompt_without_pads_has_no_share_of_them(collected):
     assert bool(data.phi.isel(prompt=1).isnull().all())
     assert bool(data.kept.isel(prompt=1).sel(patch="h").isnull().all())
     assert data.truncated.values[1]
+
+
+def test_where_a_category_acts_is_what_patched_runs_say(session, collected):
+    cases, data = collected
+    judged = data.assign(verdict=("prompt", ["memorized", "not memorized"]))
+    change = changes(session, judged)
+    assert change.dims == ("prompt", "player", "step", "layer")
+    assert bool(change.isel(prompt=1).isnull().all())
+    layer = str(data.layer.values[2])
+    pads = ip.zero("pad", layers=layer, steps=1)
+    plain, patched = (
+        session.trace(cases[0].text, [0], patch, half=False, trajectory="clean")
+        for patch in (None, pads)
+    )
+    norms = [
+        float((((t.eps_c - t.eps_u) ** 2).isel(prompt=0, seed=0, step=1)).sum() ** 0.5)
+        for t in (plain, patched)
+    ]
+    cell = float(change.isel(prompt=0, step=1).sel(player="pad", layer=layer))
+    assert cell == pytest.approx(norms[1] - norms[0], abs=1e-4)
+    nobody = changes(session, data.assign(verdict=("prompt", ["unclear", "not memorized"])))
+    assert bool(nobody.isnull().all())
 
 
 def command(*arguments):

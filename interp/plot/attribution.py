@@ -63,7 +63,8 @@ def layer_step_map(
     Args:
         effects: over (layer, step) and perhaps `rows`, `columns`, prompt and seed, which are
             averaged.
-        rows, columns: the axes of the panels; those that are not there make one.
+        rows, columns: the axes of the panels; those that are not there make one. A single column
+            of panels is as wide as a column of a paper.
         label: of the colour bar, with the unit.
 
     Raises:
@@ -77,7 +78,8 @@ def layer_step_map(
     norm = _centred(values.values)
     height = 0.7 + len(down) * (0.5 + 0.13 * values.sizes["layer"])
     share = {"sharex": True, "sharey": True}
-    with canvas(len(down), len(across), PAGE, height, **share) as (figure, axes):
+    width = COLUMN if len(across) == 1 else PAGE
+    with canvas(len(down), len(across), width, height, **share) as (figure, axes):
         for row, first in enumerate(down):
             for column, second in enumerate(across):
                 panel = values

@@ -26,6 +26,7 @@ from interp.report.assess import assess
 from interp.report.edits import edits as default_edits
 from interp.report.edits import role
 from interp.report.overlay import overlay
+from interp.report.where import changes
 from interp.results import POSITION, stamp
 from interp.session import Rewrite, Session
 from interp.sweep import sweep
@@ -93,7 +94,8 @@ def collect(
 
     Returns:
         Over `prompt`, `seed`, `patch`, `edit_seed`, `step`, `layer`, `category`, `position`,
-        `detector` and the axes of images; see `report/assess.py` for what is concluded.
+        `detector` and the axes of images; see `report/assess.py` for what is concluded, and
+        `report/where.py` for what is traced.
 
     Raises:
         InterpError: there are no prompts, or too few steps or seeds.
@@ -151,7 +153,8 @@ def collect(
         command=command,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return assess(data, threshold)
+    data = assess(data, threshold)
+    return data.assign(change=changes(session, data))
 
 
 def unedited(session: Session, case: Subject, seeds: int, metrics: Mapping[str, Any]) -> xr.Dataset:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from interp import results
 from interp.chips import INK
+from interp.plot.attribution import layer_step_map
 from interp.plot.style import COLUMN, KINDS, canvas, legend, numbered
 from interp.report.edits import MITIGATION, NONE
 from interp.report.findings import Findings, removals
@@ -47,6 +48,20 @@ def summary(found: Findings, threshold: float) -> Figure:
         ax.spines["left"].set_visible(False)
         ax.set_xlabel(f"similarity to the training image (a copy from {threshold:.2f} on)")
     return figure
+
+
+def where(data: xr.Dataset) -> Figure:
+    """Where and when each category acts: the mean change over the memorized prompts.
+
+    Example:
+        >>> where(data)
+
+    Args:
+        data: the collected dataset, with a memorized prompt.
+    """
+    change = data.change.assign_coords(player=[CATEGORIES[str(n)][0] for n in data.player.values])
+    label = "change of the text's pull"
+    return layer_step_map(change, rows="player", columns="", label=label)
 
 
 def attention(data: xr.Dataset, prompt: int, axis: str) -> Figure:
@@ -89,11 +104,12 @@ def drawn(data: xr.Dataset, found: Findings) -> dict[str, Figure]:
 
     Example:
         >>> list(drawn(data, find(data)))[:2]
-        ['prompt-01-steps', 'prompt-01-layers']
+        ['summary', 'where']
     """
     figures = {}
     if found.memorized:
         figures["summary"] = summary(found, results.provenance(data)["threshold"])
+        figures["where"] = where(data)
     for prompt in range(data.sizes["prompt"]):
         for axis in ("step", "layer"):
             figures[f"prompt-{prompt + 1:02d}-{axis}s"] = attention(data, prompt, axis)

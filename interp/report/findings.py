@@ -6,6 +6,7 @@ below them can not disagree.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,21 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the driver acts, by the size of what removing it in single layers and steps changes.
+
+    Attributes:
+        layer, third: where most of it is: a layer, and "first", "middle" or "last" of the steps.
+        in_layer, in_third: the shares that are there.
+    """
+
+    layer: str
+    in_layer: float
+    third: str
+    in_third: float
+
+
+@dataclass(frozen=True)
 class Findings:
     """What is said at the top of the page.
 
@@ -55,6 +71,7 @@ class Findings:
         effects: every edit, the unedited images first.
         shares: of what the removals take away, each category's share; empty where nothing drives.
         best: the mitigation that leaves the fewest copies.
+        place: where the driver acts.
     """
 
     total: int
@@ -63,11 +80,12 @@ class Findings:
     effects: tuple[Effect, ...]
     shares: dict[str, float]
     best: Effect | None
+    place: Place | None
 
     @property
     def driver(self) -> str | None:
         """The category with the largest share."""
-        return max(self.shares, key=lambda name: self.shares[name]) if self.shares else None
+        return _largest(self.shares)
 
     @property
     def unedited(self) -> Effect:
@@ -94,7 +112,13 @@ def find(data: xr.Dataset) -> Findings:
     best = None
     if guilty.any() and mitigations:
         best = min(mitigations, key=lambda e: (e.copies, -np.nan_to_num(e.ordinary_kept)))
-    return Findings(len(guilty), int(guilty.sum()), listed, effects, _shares(data, guilty), best)
+    shares = _shares(data, guilty)
+    place = _place(data, guilty, _largest(shares))
+    return Findings(len(guilty), int(guilty.sum()), listed, effects, shares, best, place)
+
+
+def _largest(shares: Mapping[str, float]) -> str | None:
+    return max(shares, key=lambda name: shares[name]) if shares else None
 
 
 def _effect(data: xr.Dataset, name: str, guilty: np.ndarray) -> Effect:
@@ -130,6 +154,22 @@ def _shares(data: xr.Dataset, guilty: np.ndarray) -> dict[str, float]:
     if not guilty.any() or bool(phi.isnull().any()) or total < SMALLEST:
         return {}
     return {str(name): float(phi.sel(player=name)) / total for name in phi.player.values}
+
+
+def _place(data: xr.Dataset, guilty: np.ndarray, driver: str | None) -> Place | None:
+    if driver is None:
+        return None
+    change = data.change.isel(prompt=np.flatnonzero(guilty)).sel(player=driver)
+    size = abs(change.mean("prompt"))
+    if not float(size.sum()) > 0:
+        return None
+    by_layer = size.sum("step") / size.sum()
+    steps = data.sizes["step"]
+    thirds = xr.DataArray([3 * step // steps for step in range(steps)], dims="step")
+    by_third = [float(size.where(thirds == n, 0).sum() / size.sum()) for n in range(3)]
+    where, when = int(by_layer.argmax()), int(np.argmax(by_third))
+    third = ("first", "middle", "last")[when]
+    return Place(str(data.layer.values[where]), float(by_layer[where]), third, by_third[when])
 
 
 def removals(found: Findings) -> list[Effect]:

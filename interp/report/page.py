@@ -28,7 +28,7 @@ from interp.report.sections import RULE, sections
 
 PARTS = Path(__file__).parent / "page"
 PAGE = "report.html"
-NEEDED = ("verdict", "kept", "phi", "image", "edit_image", "mass", "overlay", "score")
+NEEDED = ("verdict", "kept", "phi", "change", "image", "edit_image", "mass", "overlay", "score")
 
 
 def render(
@@ -158,5 +158,7 @@ def _says(name: str) -> str:
     """What a figure shows, for those who can not see it."""
     if name == "summary":
         return "Similarity to the training image under each edit; the table below has the numbers."
+    if name == "where":
+        return "Effect of each category by layer and step, over all memorized prompts."
     prompt, _, axis = name.rpartition("-")
     return f"Attention of each category over {axis}, of {prompt.replace('-', ' ')}."

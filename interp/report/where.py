@@ -1,0 +1,43 @@
+"""Where in the network, and when in the run, the embeddings of memorized prompts act."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from interp.attribute import causal_trace
+from interp.patch import zero
+from interp.report.assess import MEMORIZED
+from interp.report.edits import PLAYERS
+from interp.session import Session
+
+
+def changes(session: Session, data: xr.Dataset) -> xr.DataArray:
+    """What removing each category in a single layer at a single step does to the text's pull.
+
+    Example:
+        >>> changes(sd, data).sel(player="pad").mean("prompt")     # (step, layer)
+
+    The pull is `|eps_c - eps_u|`, by which memorization is detected; the trajectory is that of the
+    unedited image of the first seed (a direct effect, see `attribute.causal_trace`).
+
+    Args:
+        session: the one that collected.
+        data: assessed; its verdicts say which prompts are looked at.
+
+    Returns:
+        The pull with the removal less that without, over (prompt, player, step, layer). NaN for
+        prompts that are not memorized, and for categories that a prompt has not.
+    """
+    shape = {"prompt": data.prompt, "player": list(PLAYERS), "step": data.step, "layer": data.layer}
+    sizes = [len(axis) for axis in shape.values()]
+    found = xr.DataArray(np.full(sizes, np.nan), shape, tuple(shape))
+    for prompt in np.flatnonzero(data.verdict.values == MEMORIZED):
+        encoded = session.encode(str(data.text.values[prompt]))
+        patches = {name: zero(name) for name in PLAYERS if encoded.counts[name]}
+        trace = causal_trace(session, encoded, patches, seeds=[int(data.seed[0])])
+        change = (trace["value"] - trace.clean).isel(prompt=0, seed=0)
+        for name in patches:
+            cells = change.sel(patch=name).transpose("step", "layer")
+            found.loc[{"prompt": data.prompt[prompt], "player": name}] = cells.values
+    return found
