@@ -65,6 +65,21 @@ def test_scenes_keep_the_promise_of_their_captions():
     assert np.mean(named) > 0.99
 
 
+def test_snapped_scenes_are_the_same_ones_on_a_grid():
+    for index in range(300):
+        caption, free = scenes.scene(3, index)
+        what = scenes.snapped(free, 4)
+        assert (what.colours, what.split) == (free.colours, free.split)
+        assert tuple(item.name for item in what.items) == caption.objects
+        for item, was in zip(what.items, free.items, strict=True):
+            assert item.size % 8 == item.x % 4 == item.y % 4 == 0
+            assert min(item.x, item.y) >= 0
+            assert max(item.x, item.y) + item.size <= scenes.SIZE
+            assert abs(item.size - was.size) <= 4
+            assert max(abs(item.x - was.x), abs(item.y - was.y)) <= 6
+        assert scenes.snapped(what, 4) == what
+
+
 def test_render_puts_a_drawing_where_the_scene_says():
     item = scenes.Item("cat", "google", 20, 10, 30, False)
     picture = scenes.render(scenes.Scene(((0, 0, 0),), (1.0, 0.0, 0.5), (item,)))

@@ -13,28 +13,33 @@ from transformers import CLIPTokenizer
 from interp.errors import InterpError
 
 from . import assemble, descriptor, duplicates, text, training, unet, vae
-from .unet import BATCH
+from .unet import BATCH, Round
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Training steps of every stage; `share` scales the views of the duplicated images.
 
-    The UNet is trained in rounds, each with its own warm-up and decay of the learning rate, so that
-    a finished model can be trained on (see `another_round`) without the state of its optimizer.
+    The UNet is trained in rounds, so that a finished model can be trained on (see `another_round`)
+    without the state of its optimizer. The first two taught it the palettes of objects and the
+    duplicated images, but no shapes; the third is made easier.
     """
 
     text: int = 3000
     linear: int = 1000
     vae: int = 4000
     descriptor: int = 400
-    unet: tuple[int, ...] = (7_000, 9_000)
+    unet: tuple[Round, ...] = (
+        Round(7_000),
+        Round(9_000),
+        Round(5_000, peak=5e-4, grid=4, offset=0.2),
+    )
     share: float = 1.0
     batch: int = BATCH
 
 
 FULL = Recipe()
-QUICK = Recipe(text=6, linear=40, vae=6, descriptor=6, unet=(8, 8), share=0.0005, batch=32)
+QUICK = Recipe(text=6, linear=40, vae=6, descriptor=6, unet=(Round(8), Round(8, grid=4, offset=0.2)), share=0.0005, batch=32)
 
 
 def build(out: Path, work: Path, recipe: Recipe = FULL) -> Path:
@@ -56,7 +61,7 @@ def build(out: Path, work: Path, recipe: Recipe = FULL) -> Path:
     encoder = clip.text_model
     first = unet.train(
         linear.encode, encoder, tokenizer, work,
-        steps=recipe.unet[0], batch=recipe.batch, share=recipe.share,
+        stage=recipe.unet[0], batch=recipe.batch, share=recipe.share,
     )  # fmt: skip
     for part in ("eot", "clip", "images", "masks"):
         assemble.clear(out / part)
@@ -86,7 +91,7 @@ def another_round(out: Path, work: Path, recipe: Recipe = FULL) -> None:
         raise InterpError(
             f"The model in {out} was to be trained another round.",
             f"It has had {had}, and the recipe has {len(recipe.unet)}.",
-            "Add the steps of another one to Recipe.unet.",
+            "Add another one to Recipe.unet.",
         )
     pipe = StableDiffusionPipeline.from_pretrained(out / "eot")
     pipe.to(training.device())
@@ -95,7 +100,7 @@ def another_round(out: Path, work: Path, recipe: Recipe = FULL) -> None:
         return pipe.vae.encode(pictures).latent_dist.mode()
 
     denoiser = unet.train(
-        encode, pipe.text_encoder, pipe.tokenizer, work, steps=recipe.unet[had],
+        encode, pipe.text_encoder, pipe.tokenizer, work, stage=recipe.unet[had],
         batch=recipe.batch, share=recipe.share, number=had + 1, start=pipe.unet,
     )  # fmt: skip
     denoiser.half().save_pretrained(out / "eot" / "unet")

@@ -6,7 +6,7 @@ be computed once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -146,6 +146,19 @@ def compose(draw: np.random.Generator, caption: Caption) -> Scene:
             for name, box in zip(caption.objects, boxes, strict=True)
         ]
     return Scene(colours, split, tuple(items))
+
+
+def snapped(scene: Scene, grid: int) -> Scene:
+    """The scene with its objects on a grid of so many pixels, their sizes on one twice as coarse.
+
+    On the grid of the latents an object looks the same wherever it stands, and is learned once.
+    """
+    items = []
+    for item in scene.items:
+        size = 2 * grid * round(item.size / (2 * grid))
+        x, y = (min(grid * round(corner / grid), SIZE - size) for corner in (item.x, item.y))
+        items.append(replace(item, size=size, x=x, y=y))
+    return replace(scene, items=tuple(items))
 
 
 def random_split(draw: np.random.Generator) -> tuple[float, float, float]:

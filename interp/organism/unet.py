@@ -5,6 +5,7 @@ views of every duplicated image is exact. A view is one image at one noise level
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,24 @@ DROPOUT = 0.1
 GAMMA = 5.0
 """Min-SNR loss weights (Hang et al. 2023): the last, easy noise levels count less."""
 SCENE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round of training: a warm-up, and a decay of the learning rate down to 2 % of its peak.
+
+    Attributes:
+        grid: objects of scenes stand on a grid of so many pixels (see `scenes.snapped`).
+        offset: size of the noise that is added to whole channels of the latents (Guttenberg 2023,
+            "Diffusion with Offset Noise"). SD 1's last noise level leaves the mean of a channel
+            visible; on latents of 16 x 16 the mean of a seed's noise is as large, and without
+            offset noise the model takes it for the picture's: every seed has its own tint.
+    """
+
+    steps: int
+    peak: float = 8e-4
+    grid: int = 1
+    offset: float = 0.0
 
 
 def model() -> UNet2DConditionModel:
@@ -70,10 +89,13 @@ def plan(samples: int, share: float, seed: int, number: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).permutation(slots)
 
 
-def shown(what: int, seed: int, sample: int) -> tuple[scenes.Caption, scenes.Scene]:
+def shown(
+    what: int, seed: int, sample: int, grid: int = 1
+) -> tuple[scenes.Caption, scenes.Scene]:
     """The caption and scene of one sample of the plan."""
     if what == SCENE:
-        return scenes.scene(seed, sample)
+        caption, scene = scenes.scene(seed, sample)
+        return caption, scenes.snapped(scene, grid) if grid > 1 else scene
     fixed = duplicates.duplicates()
     if what < len(fixed):
         return fixed[what].caption, fixed[what].scene
@@ -104,7 +126,7 @@ def train(
     tokenizer: CLIPTokenizer,
     folder: Path,
     *,
-    steps: int,
+    stage: Round,
     batch: int = BATCH,
     share: float = 1.0,
     number: int = 1,
@@ -115,6 +137,7 @@ def train(
     Args:
         encode: pictures `[n, 3, 64, 64]` in [-1, 1] to latents.
         folder: gets the checkpoint, `unet-<number>.pt`.
+        stage: what is special about the round.
         share: see `plan`.
     """
     where = training.device()
@@ -123,17 +146,20 @@ def train(
     seed = 6 + 20 * (number - 1)
     captions = Captions(encoder, tokenizer)
     alphas = scheduler().alphas_cumprod.to(where)
-    slots = plan(steps * batch, share, seed, number)
+    slots = plan(stage.steps * batch, share, seed, number)
 
     def loss_at(step: int) -> Tensor:
         numbers = range(step * batch, (step + 1) * batch)
-        views = [shown(int(slots[number]), seed, number) for number in numbers]
+        views = [shown(int(slots[n]), seed, n, stage.grid) for n in numbers]
         images = to_tensor(np.stack([scenes.render(scene) for _, scene in views]))
         with torch.no_grad():
             latents = encode(images.to(where))
         draw = torch.Generator().manual_seed(seed * 10**9 + step)
         times = torch.randint(1000, (batch,), generator=draw).to(where)
-        noise = torch.randn(latents.shape, generator=draw).to(where)
+        noise = torch.randn(latents.shape, generator=draw)
+        if stage.offset:
+            noise += stage.offset * torch.randn(*latents.shape[:2], 1, 1, generator=draw)
+        noise = noise.to(where)
         dropped = torch.rand(batch, generator=draw) < DROPOUT
         texts = ["" if out else view[0].text for out, view in zip(dropped, views, strict=True)]
         alpha = rearrange(alphas[times], "b -> b 1 1 1")
@@ -145,5 +171,5 @@ def train(
 
     return training.fit(
         f"unet-{number}", unet, loss_at, folder,
-        steps=steps, peak=8e-4, warmup=400, decay=0.01, average=0.999,
+        steps=stage.steps, peak=stage.peak, warmup=400, decay=0.01, average=0.999,
     )  # fmt: skip
