@@ -39,7 +39,10 @@ class Recipe:
 
 
 FULL = Recipe()
-QUICK = Recipe(text=6, linear=40, vae=6, descriptor=6, unet=(Round(8), Round(8, grid=4, offset=0.2)), share=0.0005, batch=32)
+QUICK = Recipe(
+    text=6, linear=40, vae=6, descriptor=6, share=0.0005, batch=32,
+    unet=(Round(8), Round(8, grid=4, offset=0.2)),
+)  # fmt: skip
 
 
 def build(out: Path, work: Path, recipe: Recipe = FULL) -> Path:

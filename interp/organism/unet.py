@@ -89,9 +89,7 @@ def plan(samples: int, share: float, seed: int, number: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).permutation(slots)
 
 
-def shown(
-    what: int, seed: int, sample: int, grid: int = 1
-) -> tuple[scenes.Caption, scenes.Scene]:
+def shown(what: int, seed: int, sample: int, grid: int = 1) -> tuple[scenes.Caption, scenes.Scene]:
     """The caption and scene of one sample of the plan."""
     if what == SCENE:
         caption, scene = scenes.scene(seed, sample)
