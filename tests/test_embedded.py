@@ -27,6 +27,13 @@ def test_files_are_small_and_nothing_is_pickled():
     assert [path.name for path in files if path.suffix == ".pt"] == ["descriptor.pt"]
 
 
+def test_no_file_says_on_whose_machine_it_was_made():
+    configs = list(DATA.rglob("*.json"))
+    assert configs
+    for path in configs:
+        assert "_name_or_path" not in json.loads(path.read_text(encoding="utf-8")), path
+
+
 def test_it_opens_with_diffusers_alone_and_draws_on_a_cpu():
     pipe = StableDiffusionPipeline.from_pretrained(DATA / "eot")
     pipe.set_progress_bar_config(disable=True)

@@ -53,6 +53,9 @@ def test_its_weights_are_half_precision_safetensors_and_nothing_is_pickled(made)
         "eot/vae/diffusion_pytorch_model.safetensors",
     }
     assert "safety_checker" not in files
+    for name in files:
+        if name.endswith(".json"):
+            assert str(out) not in (out / name).read_text(encoding="utf-8"), name
     weights = 2 * sum(p.numel() for p in ip.load(out / "eot").pipe.unet.parameters())
     size = (out / "eot" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size
     assert size == pytest.approx(weights, rel=0.02)

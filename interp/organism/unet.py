@@ -139,8 +139,9 @@ def train(
         share: see `plan`.
     """
     where = training.device()
-    unet = model() if start is None else start
-    unet = unet.float().requires_grad_(True).to(where)
+    unet = model().to(where)
+    if start is not None:  # its weights only: its config remembers the folder that it came from
+        unet.load_state_dict(start.state_dict())
     seed = 6 + 20 * (number - 1)
     captions = Captions(encoder, tokenizer)
     alphas = scheduler().alphas_cumprod.to(where)
