@@ -126,6 +126,7 @@ def table(grid: xr.Dataset, out: Path, keeps: float) -> pd.DataFrame:
 def figures(sd: ip.Session, grid: xr.Dataset, cases: Sequence[Case], seeds: int) -> dict[str, Any]:
     """Every figure of the sweep and of the unedited runs, by file name."""
     pads = grid[SIMILAR].sel(reference="baseline", patch="h", drop=True)
+    pads = pads.rename("to unedited, pads zeroed")
     grid = grid.assign_coords(patch=[ip.paper.label(str(name)) for name in grid.patch.values])
     shown = xr.Dataset(values(grid))
     published = {ip.paper.label(name): value for name, value in ip.paper.published().items()}

@@ -167,7 +167,7 @@ def _place(data: xr.Dataset, guilty: np.ndarray, driver: str | None) -> Place | 
     steps = data.sizes["step"]
     thirds = xr.DataArray([3 * step // steps for step in range(steps)], dims="step")
     by_third = [float(size.where(thirds == n, 0).sum() / size.sum()) for n in range(3)]
-    where, when = int(by_layer.argmax()), int(np.argmax(by_third))
+    where, when = int(np.argmax(by_layer.values)), int(np.argmax(by_third))
     third = ("first", "middle", "last")[when]
     return Place(str(data.layer.values[where]), float(by_layer[where]), third, by_third[when])
 
