@@ -142,8 +142,7 @@ def legend(figure: Figure, axes: Axes, columns: int = 4, title: str | None = Non
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         columns = min(columns, len(handles))
-        below = {"loc": "outside lower center", "ncols": columns, "title": title}
-        figure.legend(handles, labels, **below)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
 
 
 def numbered(ax: Axes, data: xr.Dataset, axis: str) -> None:
