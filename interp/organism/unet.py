@@ -38,12 +38,18 @@ class Round:
             "Diffusion with Offset Noise"). SD 1's last noise level leaves the mean of a channel
             visible; on latents of 16 x 16 the mean of a seed's noise is as large, and without
             offset noise the model takes it for the picture's: every seed has its own tint.
+        debiased: whether noise levels weigh 1 / sqrt(SNR) (Yu et al. 2024, "Debias the Training of
+            Diffusion Models"), not min-SNR. What a picture shows is decided at high noise, where
+            the loss is small: before round 4, objects of predictions from scenes noised to level
+            400 were recognised in 63 %, from level 800 in 12 %. With these weights every level has
+            about the same share of the loss.
     """
 
     steps: int
     peak: float = 8e-4
     grid: int = 1
     offset: float = 0.0
+    debiased: bool = False
 
 
 def model() -> UNet2DConditionModel:
@@ -69,6 +75,17 @@ def scheduler() -> DDIMScheduler:
         num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
         clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon",
     )  # fmt: skip
+
+
+def loss_weights(snr: Tensor, *, debiased: bool = False) -> Tensor:
+    """How much the error of each sample counts, from the signal-to-noise ratio of its level.
+
+    >>> loss_weights(torch.tensor([0.25, 1.0, 25.0]))
+    tensor([1.0000, 1.0000, 0.2000])
+    >>> loss_weights(torch.tensor([0.25, 1.0, 25.0]), debiased=True)
+    tensor([2.0000, 1.0000, 0.2000])
+    """
+    return snr.rsqrt() if debiased else (GAMMA / snr).clamp(max=1)
 
 
 def plan(samples: int, share: float, seed: int, number: int = 1) -> np.ndarray:
@@ -166,7 +183,7 @@ def train(
         predicted = unet(noised, times, captions(texts)).sample
         snr = alphas[times] / (1 - alphas[times])
         error = F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))
-        return (error * (GAMMA / snr).clamp(max=1)).mean()
+        return (error * loss_weights(snr, debiased=stage.debiased)).mean()
 
     return training.fit(
         f"unet-{number}", unet, loss_at, folder,
