@@ -34,7 +34,7 @@ class Recipe:
         Round(7_000),
         Round(9_000),
         Round(5_000, peak=5e-4, grid=4, offset=0.2),
-        Round(6_000, peak=5e-4, grid=8, offset=0.2, debiased=True),
+        Round(8_000, peak=5e-4, grid=8, offset=0.2, debiased=True),
     )
     share: float = 1.0
     batch: int = BATCH
