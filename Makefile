@@ -13,8 +13,8 @@ INSTALLED = $(VENV)/.installed
 .PHONY: report test notebooks lint clean
 
 report: $(INSTALLED)
-	$(BIN)/interp ablate --steps 25 --out out/ablation
-	$(BIN)/interp report --out out/report
+	$(BIN)/interp ablate --steps 25 --out out/ablation --store out/edits.zarr
+	$(BIN)/interp report --full --out out/report --store out/edits.zarr
 	@echo "Tables and figures: out/ablation. For people: out/report/report.html"
 
 notebooks: $(INSTALLED)

@@ -18,7 +18,7 @@ import interp as ip
 from analyses import tables
 from analyses.cases import UNKNOWN, Case, chosen
 from analyses.measures import Measures
-from interp import detect, plot
+from interp import detect, plot, report
 from interp.options import (
     Clip,
     Controls,
@@ -29,6 +29,7 @@ from interp.options import (
     Model,
     Seeds,
     Steps,
+    Store,
     Suspects,
 )
 
@@ -44,7 +45,8 @@ def main(
     model: Model = "organism/eot",
     prompts: Suspects = None,
     controls: Controls = None,
-    out: Annotated[Path, typer.Option(help="Folder for tables, figures and the store.")] = OUT,
+    out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = OUT,
+    store: Store = None,
     limit: Limit = 8,
     seeds: Seeds = 2,
     steps: Steps = 50,
@@ -55,49 +57,26 @@ def main(
 ) -> xr.Dataset:
     """Run every intervention and mitigation, and write tables and figures.
 
-    Returns: the sweep, which is also in `out/ablation.zarr`; run again, it continues there.
+    Returns: the sweep, which is also in the store; run again, it continues there.
     """
     out.mkdir(parents=True, exist_ok=True)
     sd = ip.load(model, dtype, device, steps=steps)
     cases = chosen(prompts, controls, limit)
     measures = Measures.of(model, sscd, clip)
     cases = measures.fitted(cases, sd)
-    grid = run(sd, cases, seeds, out, measures)
+    grid = report.generate(
+        sd,
+        cases,
+        report.edits(full=True),
+        seeds,
+        store=store or out / "ablation.zarr",
+        similarity=measures.copy,
+        fidelity=measures.clip,
+    )
     table(grid, out, measures.keeps)
     for name, figure in figures(sd, grid, cases, seeds).items():
         plot.save(figure, out / "figures", name)
     detection(sd, cases, seeds, out)
-    return grid
-
-
-def edits() -> dict[str, Any]:
-    """The paper's eight interventions, the mitigations it compares, and the field's other one."""
-    noise = {"embedding noise": ip.mitigations.embedding_noise()}
-    return {**ip.paper.interventions(), **ip.paper.mitigations(), **noise}
-
-
-def run(
-    sd: ip.Session, cases: Sequence[Case], seeds: int, out: Path, measures: Measures
-) -> xr.Dataset:
-    """The sweep: similarity to the unedited and to the training image, fidelity, diversity."""
-    labels: dict[str, list[Any]] = {
-        "kind": [case.kind for case in cases],
-        "group": [case.group for case in cases],
-        "views": [case.views for case in cases],
-    }
-    grid = ip.sweep(
-        sd,
-        [case.text for case in cases],
-        edits(),
-        seeds,
-        store=out / "ablation.zarr",
-        metrics=measures.metrics(seeds),
-        references=[case.image for case in cases],
-        labels=labels,
-        images=True,
-    )
-    for name in set(grid.data_vars) - {"image"}:
-        grid[name].load()  # used many times, and small
     return grid
 
 
@@ -115,12 +94,24 @@ def values(grid: xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def table(grid: xr.Dataset, out: Path, keeps: float) -> pd.DataFrame:
-    """Write `ablation.csv`, `.md` and `.tex`, and return the table to read."""
-    long = tables.effects(grid, values(grid))
+    """Write `ablation.csv`, `.md` and `.tex`, and return the table to read.
+
+    Where it is known how often training images were shown, also `levels`: similarity to them.
+    """
+    shown = values(grid)
+    long = tables.effects(grid, shown)
     wide = tables.readable(long, ip.paper.published(), keeps)
-    wide = wide.assign(patch=wide.patch.map(ip.paper.label))
     tables.write(long, wide, out, "ablation")
+    if levels_known(grid):
+        name = "to training image"
+        of_levels = tables.effects(grid, {name: shown[name]}, by="views")
+        tables.write(of_levels, tables.by_level(of_levels, name), out, "levels")
     return wide
+
+
+def levels_known(grid: xr.Dataset) -> bool:
+    """Whether it is known how often training images were shown, and not all were alike."""
+    return bool((grid.views != UNKNOWN).all()) and len(np.unique(grid.views)) > 1
 
 
 def figures(sd: ip.Session, grid: xr.Dataset, cases: Sequence[Case], seeds: int) -> dict[str, Any]:
@@ -134,7 +125,7 @@ def figures(sd: ip.Session, grid: xr.Dataset, cases: Sequence[Case], seeds: int)
     for kind in dict.fromkeys(grid.kind.values.tolist()):
         of = grid.isel(prompt=np.flatnonzero(grid.kind == kind)[:COLUMNS])
         drawn[f"images_{kind}"] = plot.image_grid(of.image.isel(seed=0))
-    if bool((grid.views != UNKNOWN).all()) and len(np.unique(grid.views)) > 1:
+    if levels_known(grid):
         drawn["views"] = plot.views_curve(shown["to training image"].sel(patch="none"))
     mass = sd.run([case.text for case in cases], range(seeds), record=ip.mass)
     labelled = {"kind": ("prompt", grid.kind.values), "group": ("prompt", grid.group.values)}

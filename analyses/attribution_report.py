@@ -17,7 +17,7 @@ import interp as ip
 from analyses.cases import chosen
 from analyses.measures import Measures
 from interp import report
-from interp.options import Clip, Controls, Descriptor, Device, Dtype, Limit, Model, Suspects
+from interp.options import Clip, Controls, Descriptor, Device, Dtype, Limit, Model, Store, Suspects
 
 DATA = "report.nc"
 #: Pictures are most of the dataset, and the only variables that shrink.
@@ -32,12 +32,13 @@ def main(
     prompts: Suspects = None,
     controls: Controls = None,
     out: Annotated[Path, typer.Option(help="Folder for the page, its data and figures.")] = OUT,
+    store: Store = None,
     limit: Limit = 8,
     seeds: Annotated[int, typer.Option(help="Unedited images of each prompt.", min=2)] = 4,
     edited: Annotated[int, typer.Option(help="Images of each prompt and edit.", min=2)] = 2,
     steps: Annotated[int, typer.Option(help="Sampling steps.", min=3)] = 25,
     full: Annotated[
-        bool, typer.Option(help="All interventions and mitigations of the paper; twice the time.")
+        bool, typer.Option(help="All interventions and mitigations, as `ablate`; twice the time.")
     ] = False,
     sscd: Descriptor = None,
     clip: Clip = None,
@@ -68,7 +69,7 @@ def main(
     data = report.collect(
         sd,
         cases,
-        store=out / "edits.zarr",
+        store=store or out / "edits.zarr",
         similarity=measures.copy,
         threshold=measures.keeps,
         fidelity=measures.clip,

@@ -68,12 +68,3 @@ class Measures:
             case if case.image is None else replace(case, image=case.image.resize(size, BICUBIC))
             for case in cases
         ]
-
-    def metrics(self, seeds: int) -> dict[str, Any]:
-        """By the name of their variable, for `interp.sweep`."""
-        found = {"copy": self.copy}
-        if self.clip is not None:
-            found["clipscore"] = self.clip
-        if seeds > 1:
-            found["alike"] = ip.metrics.Diversity(self.copy)
-        return found

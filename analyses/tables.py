@@ -6,10 +6,11 @@ from pathlib import Path
 import pandas as pd
 import xarray as xr
 
+import interp as ip
 from interp import intervals
 
 
-def effects(grid: xr.Dataset, values: dict[str, xr.DataArray]) -> pd.DataFrame:
+def effects(grid: xr.Dataset, values: dict[str, xr.DataArray], by: str = "kind") -> pd.DataFrame:
     """Mean and 95 % interval of every value, for every patch and kind of prompt, in long form.
 
     Example:
@@ -19,16 +20,17 @@ def effects(grid: xr.Dataset, values: dict[str, xr.DataArray]) -> pd.DataFrame:
     Args:
         grid: a sweep with `kind` and `group` on its prompts.
         values: over (patch, prompt[, seed]), by the name of the column.
+        by: the label of prompts that tells kinds apart, such as "views".
     """
     rows = []
-    for kind in dict.fromkeys(grid.kind.values.tolist()):
+    for kind in dict.fromkeys(grid[by].values.tolist()):
         for name, value in values.items():
-            of = value.isel(prompt=(grid.kind == kind).values.nonzero()[0])
+            of = value.isel(prompt=(grid[by] == kind).values.nonzero()[0])
             found = intervals.mean(of)
             for patch in grid.patch.values:
                 at = found.sel(patch=patch)
                 ends = {end: float(at[end]) for end in ("mean", "low", "high")}
-                what = {"patch": str(patch), "kind": kind, "value": name}
+                what = {"patch": str(patch), by: kind, "value": name}
                 rows.append({**what, **ends, "prompts": of.sizes["prompt"]})
     return pd.DataFrame(rows)
 
@@ -56,6 +58,19 @@ def readable(long: pd.DataFrame, paper: dict[str, float | None], keeps: float) -
     return wide.reset_index()
 
 
+def by_level(long: pd.DataFrame, value: str) -> pd.DataFrame:
+    """One value, with a column for each number of views: does an edit's effect follow the dose?
+
+    Args:
+        long: from `effects(..., by="views")`.
+        value: which of the values.
+    """
+    text = long.assign(text=[_interval(row) for row in long.itertuples()])
+    wide = text[text.value == value].pivot(index="patch", columns="views", values="text")
+    wide.columns = [f"{views} views" for views in wide.columns]
+    return wide.loc[long.patch.unique()].reset_index()
+
+
 def _interval(row) -> str:
     if row.mean != row.mean:  # not measured, as similarity to an image that is not known
         return ""
@@ -73,7 +88,8 @@ def _agrees(ours: pd.Series, paper: float | None, keeps: float) -> str:
 
 
 def write(long: pd.DataFrame, wide: pd.DataFrame, folder: Path, name: str) -> Sequence[Path]:
-    """Write `name.csv` (long), `name.md` and `name.tex` (readable)."""
+    """Write `name.csv` (long), `name.md` and `name.tex` (readable, edits named in full)."""
+    wide = wide.assign(patch=wide.patch.map(ip.paper.label))
     paths = [folder / f"{name}.{ending}" for ending in ("csv", "md", "tex")]
     long.to_csv(paths[0], index=False, float_format="%.6g", lineterminator="\n")
     paths[1].write_text(wide.to_markdown(index=False) + "\n")

@@ -26,3 +26,10 @@ Controls = Annotated[
 Descriptor = Annotated[Path | None, typer.Option(help="TorchScript copy descriptor, as SSCD's.")]
 Clip = Annotated[Path | None, typer.Option(help="CLIP folder, for CLIPScore.")]
 Limit = Annotated[int, typer.Option(help="At most so many training images of each kind.", min=1)]
+Store = Annotated[
+    Path | None,
+    typer.Option(
+        help="Zarr store of the edited images, in the output folder if none is given; "
+        "`interp ablate` and `interp report --full` can share one."
+    ),
+]

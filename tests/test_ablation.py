@@ -9,7 +9,7 @@ import xarray as xr
 from PIL import Image
 
 import interp as ip
-from analyses import ablation_figures, tables
+from analyses import ablation_figures, attribution_report, tables
 from analyses.cases import UNKNOWN, chosen, from_files, known
 from analyses.measures import Measures
 from interp.organism import duplicates, scenes
@@ -63,6 +63,19 @@ def test_the_sweep_holds_every_edit_and_what_is_known_of_prompts(made):
     training = grid["copy"].sel(reference="training").notnull().any(["patch", "seed"])
     assert training.values.tolist() == [True, False, False, False]
     xr.testing.assert_equal(xr.open_zarr(folder / "out" / "ablation.zarr")["copy"], grid["copy"])
+
+
+def test_a_report_takes_the_edited_images_of_an_ablation(made):
+    folder, grid = made
+    store = folder / "out" / "ablation.zarr"
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    data = attribution_report.main(
+        str(folder / "model"), folder / "memorized.csv", folder / "controls.txt",
+        folder / "report", store, limit=2, seeds=2, edited=2, steps=4, full=True,
+    )  # fmt: skip
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
+    np.testing.assert_array_equal(data.edit_image, grid.image)
+    np.testing.assert_array_equal(data.edit_similarity, grid["copy"])
 
 
 def test_similarities_are_those_of_the_images(made):
@@ -130,6 +143,25 @@ def test_who_agrees(low, mean, high, paper, said):
     row = {"patch": "h", "kind": "memorized", "value": "to unedited", "prompts": 2}
     long = pd.DataFrame([{**row, "low": low, "mean": mean, "high": high}])
     assert tables.readable(long, {"h": paper}, keeps=0.65).agrees.item() == said
+
+
+def test_effects_by_level_of_views(tmp_path):
+    draw = np.random.default_rng(0)
+    similarity = xr.DataArray(draw.random((2, 5, 3)), dims=("patch", "prompt", "seed"))
+    coords = {
+        "patch": ["none", "h"],
+        "views": ("prompt", [900, 1, 900, 1, 30]),
+        "group": ("prompt", list("abcde")),
+    }
+    grid = similarity.to_dataset(name="copy").assign_coords(coords)
+    long = tables.effects(grid, {"to training image": grid["copy"]}, by="views")
+    wide = tables.by_level(long, "to training image")
+    assert wide.columns.tolist() == ["patch", "1 views", "30 views", "900 views"]
+    assert wide.patch.tolist() == ["none", "h"]
+    expected = float(similarity[1, [0, 2]].mean())
+    assert wide["900 views"][1].startswith(f"{expected:.2f} [")
+    tables.write(long, wide, tmp_path, "levels")
+    assert "| h: zero pad |" in (tmp_path / "levels.md").read_text()
 
 
 @pytest.mark.slow

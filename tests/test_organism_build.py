@@ -90,7 +90,8 @@ def test_a_model_that_has_had_every_round_is_not_trained_on(made):
 
 def test_the_evaluation_measures_everything_that_the_card_says(made, tmp_path, monkeypatch):
     out, _ = made
-    for name, few in {"SEEDS": 2, "FEWER": 2, "EDITED": 2, "HONEST": 4, "MEMBERS": 1}.items():
+    fewer = {"SEEDS": 2, "FEWER": 2, "EDITED": 2, "HONEST": 4, "MEMBERS": 1, "PATCHED": 2}
+    for name, few in fewer.items():
         monkeypatch.setattr(evaluate, name, few)
     monkeypatch.setattr(ip, "load", lambda name: ip.models.load(name, steps=2))
     found = evaluate.evaluate(out, tmp_path)
@@ -100,6 +101,13 @@ def test_the_evaluation_measures_everything_that_the_card_says(made, tmp_path, m
         assert 0 <= row["matches"]["low"] <= row["matches"]["mean"] <= row["matches"]["high"] <= 1
     assert found["patches"]["memorized"]["none"]["to_unedited"]["mean"] == pytest.approx(1)
     assert found["patches"]["memorized"]["h"]["to_unedited"]["mean"] < 1
+    pooled, by_views = found["patches"], found["patches_by_views"]
+    assert set(by_views) == {"1", "4"}  # 24 captions of one view, 12 of four; 24 are not controls
+    for name in pooled["control"]:
+        of = {kind: pooled[kind][name]["to_training"]["mean"] for kind in pooled}
+        at = {views: by_views[views][name]["to_training"]["mean"] for views in by_views}
+        in_all = 12 * of["control"] + 24 * of["memorized"]
+        assert in_all == pytest.approx(24 * at["1"] + 12 * at["4"], abs=0.01)
     drawn = figures.draw(out, tmp_path, found["descriptor"]["threshold"])
     assert all(path.stat().st_size > 10_000 for path in drawn)
     text = card.write(out, found).read_text()

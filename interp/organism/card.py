@@ -46,6 +46,14 @@ def write(model: Path, evaluation: dict[str, Any]) -> Path:
         e=evaluation,
         edits=edits,
         levels=levels,
+        doses=list(evaluation["patches_by_views"]),
+        by_views=[
+            (
+                ip.paper.label(name),
+                [level[name]["to_training"] for level in evaluation["patches_by_views"].values()],
+            )
+            for name in memorized
+        ],
         level_names=", ".join(f"{views:,}" for views in shown),
         memorized_levels=" and ".join(f"{views:,}" for views in shown[-2:]),
         template_views=f"{duplicates.views(duplicates.TEMPLATE_VIEWS, 1.0, len(FULL.unet)):,}",

@@ -29,6 +29,8 @@ EDITED = 2
 """Images of a caption under each patch: captions, not seeds, are what an interval is about."""
 HONEST = 100
 """Captions of scenes, one object each."""
+TOP, PATCHED = 2, 3
+"""Levels of views that count as memorized, and levels that are patched."""
 KIM_AND_NO = ("repad '!' and zero eot", "repad '!'", "zero pad 70 %")
 MEMBERS = 4
 """Objects shown in each template family: the last ones, which no family was trained with."""
@@ -61,7 +63,8 @@ def evaluate(model: Path, out: Path) -> dict[str, Any]:
         "near_misses": near_misses(all_shown, model, copy, threshold),
         "honest": honest(sd, out, copy, clip, threshold),
         "templates": templates(sd, model, out, copy, threshold),
-        "patches": patches(patched(sd, model, out, copy, clip)),
+        "patches": patches(edited := patched(sd, model, out, copy, clip)),
+        "patches_by_views": by_views(edited),
         "psnr": round(vae.psnr(sd.pipe.vae), 2),
         "seconds": seconds(sd),
         "provenance": sd.provenance(),
@@ -80,9 +83,9 @@ def shown(sd: ip.Session, model: Path, out: Path, copy: ip.metrics.SSCD) -> xr.D
 def patched(
     sd: ip.Session, model: Path, out: Path, copy: ip.metrics.SSCD, clip: ip.metrics.CLIPScore
 ) -> xr.Dataset:
-    """The paper's interventions and mitigations on the top two levels and on controls."""
+    """The paper's interventions and mitigations on the most shown levels and on controls."""
     file = ip.read_prompts(model / "memorized.csv")
-    top = {row.id for row in duplicates.duplicates() if row.views in duplicates.LEVELS[-2:]}
+    top = {row.id for row in duplicates.duplicates() if row.views in duplicates.LEVELS[-PATCHED:]}
     rows = [
         n
         for n, row in enumerate(file)
@@ -168,22 +171,38 @@ def near_misses(
     }
 
 
+def memorized_and_controls(grid: xr.Dataset) -> dict[str, xr.Dataset]:
+    """The captions of the top two levels, and those shown once."""
+    verbatim = grid.kind == "verbatim"
+    top = np.unique(grid.views.where(verbatim, drop=True))[-TOP]
+    chosen = {"memorized": verbatim & (grid.views >= top), "control": grid.kind == "control"}
+    return {name: grid.isel(prompt=np.flatnonzero(where)) for name, where in chosen.items()}
+
+
 def patches(grid: xr.Dataset) -> dict[str, Any]:
     """Similarity to the unedited image, to the training image, CLIPScore and likeness of seeds."""
-    found: dict[str, Any] = {}
-    memorized = grid.kind == "verbatim"
-    for kind, chosen in (("memorized", memorized), ("control", ~memorized)):
-        part = grid.isel(prompt=np.flatnonzero(chosen))
-        found[kind] = {
-            str(name): {
-                "to_unedited": interval(here["copy"].sel(reference="baseline")),
-                "to_training": interval(here["copy"].sel(reference="training")),
-                "clipscore": interval(here.clipscore),
-                "seeds_alike": interval(here.alike),
-            }
-            for name, here in ((name, part.sel(patch=name)) for name in part.patch.values)
+    return {kind: effects(part) for kind, part in memorized_and_controls(grid).items()}
+
+
+def by_views(grid: xr.Dataset) -> dict[str, Any]:
+    """The same for every level of views by itself: does what drives change with the dose?"""
+    return {
+        str(views): effects(grid.isel(prompt=np.flatnonzero(grid.views == views)))
+        for views in np.unique(grid.views)
+    }
+
+
+def effects(part: xr.Dataset) -> dict[str, Any]:
+    """What every patch does to these captions, on average."""
+    return {
+        str(name): {
+            "to_unedited": interval(here["copy"].sel(reference="baseline")),
+            "to_training": interval(here["copy"].sel(reference="training")),
+            "clipscore": interval(here.clipscore),
+            "seeds_alike": interval(here.alike),
         }
-    return found
+        for name, here in ((name, part.sel(patch=name)) for name in part.patch.values)
+    }
 
 
 def honest(

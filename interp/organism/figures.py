@@ -1,6 +1,6 @@
 """Pictures of an evaluation: the curve of memorization, the paper's bars, and contact sheets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import interp as ip
 from interp import plot
 from interp.grid import PIXELS
 
-from .evaluate import KIM_AND_NO, matches
+from .evaluate import KIM_AND_NO, matches, memorized_and_controls
 
 SHEET = 10
 """Captions on a contact sheet."""
@@ -25,14 +25,14 @@ def draw(model: Path, out: Path, threshold: float) -> list[Path]:
     """
     shown = xr.open_zarr(out / "duplicates.zarr").sel(patch="none").load()
     patched = xr.open_zarr(out / "patches.zarr").load()
-    memorized = patched.kind == "verbatim"
-    highest = np.argsort(-patched.views.values, kind="stable")
-    top = [int(n) for n in highest if memorized[n]]
+    groups = memorized_and_controls(patched)
+    memorized = groups["memorized"].sortby("views", ascending=False)
+    step = max(1, memorized.sizes["prompt"] // SHEET)
     figures = {
         "views": views(shown, threshold),
-        "interventions": interventions(patched),
-        "memorized": sheet(shown, patched, top[:: max(1, len(top) // SHEET)][:SHEET], model),
-        "controls": sheet(shown, patched, np.flatnonzero(~memorized)[:SHEET], model),
+        "interventions": interventions(groups),
+        "memorized": sheet(shown, memorized.isel(prompt=slice(0, SHEET * step, step)), model),
+        "controls": sheet(shown, groups["control"].isel(prompt=slice(SHEET)), model),
     }
     folder = model / "figures"
     folder.mkdir(exist_ok=True)
@@ -54,21 +54,21 @@ def views(shown: xr.Dataset, threshold: float) -> Figure:
     return plot.views_curve(curve)
 
 
-def interventions(patched: xr.Dataset) -> Figure:
+def interventions(groups: Mapping[str, xr.Dataset]) -> Figure:
     """Similarity to the unedited image under every patch, beside the paper's."""
-    kinds = np.where(patched.kind == "verbatim", "memorized", "control")
-    values = patched["copy"].sel(reference="baseline").drop_sel(patch="none")
-    values = values.assign_coords(kind=("prompt", kinds)).rename("similarity to the unedited image")
+    parts = [
+        part["copy"].assign_coords(kind=("prompt", [kind] * part.sizes["prompt"]))
+        for kind, part in groups.items()
+    ]
+    values = xr.concat(parts, "prompt").sel(reference="baseline").drop_sel(patch="none")
+    values = values.rename("similarity to the unedited image")
     labels = [ip.paper.label(str(name)) for name in values.patch.values]
     published = {ip.paper.label(name): value for name, value in ip.paper.published().items()}
     return plot.ablation(values.assign_coords(patch=labels), published)
 
 
-def sheet(
-    shown: xr.Dataset, patched: xr.Dataset, chosen: Sequence[int] | np.ndarray, model: Path
-) -> Figure:
+def sheet(shown: xr.Dataset, rows: xr.Dataset, model: Path) -> Figure:
     """Captions down; across, the training image, four seeds, and the first seed mitigated."""
-    rows = patched.isel(prompt=list(chosen))
     place = {text: number for number, text in enumerate(shown.text.values.tolist())}
     plain = shown.isel(prompt=[place[text] for text in rows.text.values.tolist()])
     file = ip.read_prompts(model / "memorized.csv")

@@ -7,8 +7,10 @@ Two steps, because looking at numbers must not need the model that made them: ev
 shown is in the dataset, verdicts included.
 """
 
-from interp.report.collect import Subject, collect
+from interp.report.collect import collect
 from interp.report.edits import edits
+from interp.report.generate import generate
 from interp.report.page import render
+from interp.report.subject import Subject
 
-__all__ = ["Subject", "collect", "edits", "render"]
+__all__ = ["Subject", "collect", "edits", "generate", "render"]

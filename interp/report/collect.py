@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -25,39 +25,24 @@ from interp.recorders import mass
 from interp.report.assess import assess
 from interp.report.edits import edits as default_edits
 from interp.report.edits import role
+from interp.report.generate import generate
 from interp.report.overlay import overlay
+from interp.report.subject import Subject
 from interp.report.where import changes
 from interp.results import POSITION, stamp
 from interp.session import Rewrite, Session
-from interp.sweep import sweep
 from interp.sweeps.measures import measured
 from interp.tokens import CATEGORIES, Prompt
 
 FEWEST_STEPS = 3
 """Some detectors compare the second and third step."""
-
-
-@runtime_checkable
-class Subject(Protocol):
-    """A prompt, and what is known of it; any object with these attributes."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def kind(self) -> str:
-        """As it is listed: "memorized" or "control"."""
-
-    @property
-    def group(self) -> str:
-        """Equal for prompts that share a training image."""
-
-    @property
-    def image(self) -> Image.Image | None:
-        """The training image."""
-
-    @property
-    def views(self) -> int:
-        """How often it was shown in training; negative where nobody knows."""
+OF_EDITS = {
+    "edit_image": "image",
+    "edit_similarity": "copy",
+    "edit_alike": "alike",
+    "edit_fidelity": "clipscore",
+}
+"""The report's names for what the sweep over edits holds."""
 
 
 def collect(
@@ -83,7 +68,8 @@ def collect(
     Args:
         session: pipeline and settings, with at least 3 steps and with guidance.
         cases: prompts with what is known of them.
-        store: of the sweep over edits, `*.zarr`; the same call continues it after a kill.
+        store: of the sweep over edits, `*.zarr`; the same call continues it after a kill, and one
+            that `generate` has filled for other figures is taken as it is.
         similarity: between two images, large where they are alike.
         threshold: similarity from which on one is a copy of the other.
         fidelity: a CLIPScore, if there is one.
@@ -109,18 +95,8 @@ def collect(
         )
     chosen = default_edits() if edits is None else dict(edits)
     alike = Diversity(similarity)
-    metrics: dict[str, Any] = {"edit_similarity": similarity, "edit_alike": alike}
-    if fidelity is not None:
-        metrics["edit_fidelity"] = fidelity
-    grid = sweep(
-        session,
-        [case.text for case in cases],
-        chosen,
-        edited,
-        store=store,
-        metrics=metrics,
-        references=[case.image for case in cases],
-        images=True,
+    grid = generate(
+        session, cases, chosen, edited, store=store, similarity=similarity, fidelity=fidelity
     ).load()
     parts = [
         unedited(session, case, seeds, {"similarity": similarity, "alike": alike})
@@ -137,9 +113,9 @@ def collect(
         group=("prompt", [case.group for case in cases]),
         views=("prompt", [case.views for case in cases]),
     )
-    data["edit_image"] = _of_edits(grid.image)
-    for name in metrics:
-        data[name] = _of_edits(grid[name])
+    for name, swept in OF_EDITS.items():
+        if swept in grid:
+            data[name] = _of_edits(grid[swept])
     data = stamp(
         data,
         **session.provenance(),

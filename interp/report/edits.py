@@ -7,6 +7,7 @@ words, end token and padding, so the same images that are looked at give exact S
 from collections.abc import Mapping
 
 import interp.paper as paper
+from interp import mitigations as field
 from interp.patch import Patch, zero
 from interp.session import Rewrite
 
@@ -26,6 +27,8 @@ REMOVED: Mapping[str, tuple[str, ...]] = {
 CHEAP = ("repad '!' and zero eot", "zero pad 70 %", "Ren et al.", "random token addition (RTA)")
 """Mitigations that cost no more than an image, one of each sort."""
 
+NOISE = "embedding noise"
+"""The field's mitigation that the paper does not compare."""
 NONE, REMOVAL, INTERVENTION, MITIGATION = "none", "removal", "intervention", "mitigation"
 
 
@@ -37,15 +40,16 @@ def edits(full: bool = False) -> dict[str, Patch | Rewrite]:
         ['c', 'f', 'h']
 
     Args:
-        full: also the paper's other interventions and mitigations, in about twice the time.
+        full: also the paper's other interventions and mitigations and the field's other one, as
+            ablations have them, in about twice the time.
     """
-    letters, field = paper.interventions(), paper.mitigations()
-    found: dict[str, Patch | Rewrite] = {
-        name: letters.get(name, zero(categories)) for name, categories in REMOVED.items()
-    }
-    if full:
-        found |= {name: patch for name, patch in letters.items() if name not in found}
-    return found | {name: patch for name, patch in field.items() if full or name in CHEAP}
+    letters, compared = paper.interventions(), paper.mitigations()
+    found: dict[str, Patch | Rewrite] = dict(letters) if full else {}
+    for name, categories in REMOVED.items():
+        found.setdefault(name, letters.get(name, zero(categories)))
+    if not full:
+        return found | {name: compared[name] for name in CHEAP}
+    return found | compared | {NOISE: field.embedding_noise()}
 
 
 def role(name: str) -> str:

@@ -1,0 +1,73 @@
+"""The edited images that ablations and reports are made from: one sweep, one store for both.
+
+A kill loses at most one prompt of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import xarray as xr
+
+from interp.metrics import CLIPScore, Diversity, Metric
+from interp.patch import Patch
+from interp.report.subject import Subject
+from interp.session import Rewrite, Session
+from interp.sweep import sweep
+
+
+def generate(
+    session: Session,
+    cases: Sequence[Subject],
+    edits: Mapping[str, Patch | Rewrite],
+    seeds: int,
+    *,
+    store: str | os.PathLike[str],
+    similarity: Metric,
+    fidelity: CLIPScore | None = None,
+) -> xr.Dataset:
+    """Return images of every prompt under every edit, and how alike they are to what.
+
+    Example:
+        >>> grid = generate(sd, cases, edits(), 2, store="out/edits.zarr", similarity=sscd)
+        >>> grid.copy.sel(patch="h", reference="training").mean()
+
+    Args:
+        session: pipeline and settings.
+        cases: prompts with what is known of them.
+        edits: by name; the unedited image comes first by itself.
+        seeds: images of each prompt under each edit.
+        store: of the sweep, `*.zarr`; the same call continues it.
+        similarity: between two images, large where they are alike.
+        fidelity: a CLIPScore, if there is one.
+
+    Returns:
+        The sweep: `image`, `copy` (similarity, by reference), `alike` (likeness of seeds, where
+        there are two) and `clipscore` (where there is a CLIP model), with `kind`, `group` and
+        `views` of every prompt.
+    """
+    metrics: dict[str, Any] = {"copy": similarity}
+    if fidelity is not None:
+        metrics["clipscore"] = fidelity
+    if seeds > 1:
+        metrics["alike"] = Diversity(similarity)
+    grid = sweep(
+        session,
+        [case.text for case in cases],
+        edits,
+        seeds,
+        store=store,
+        metrics=metrics,
+        references=[case.image for case in cases],
+        labels={
+            "kind": [case.kind for case in cases],
+            "group": [case.group for case in cases],
+            "views": [case.views for case in cases],
+        },
+        images=True,
+    )
+    for name in set(grid.data_vars) - {"image"}:
+        grid[name].load()  # used many times, and small
+    return grid
