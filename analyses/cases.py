@@ -40,8 +40,8 @@ def chosen(memorized: Path | None, controls: Path | None, limit: int) -> list[Ca
     return known(limit) if memorized is None else from_files(memorized, controls, limit)
 
 
-def known(limit: int | None = None, levels: int = 2) -> list[Case]:
-    """The embedded model's verbatim captions of its most shown levels, and as many controls.
+def known(limit: int | None = None, levels: int = 3) -> list[Case]:
+    """The embedded model's captions of its most shown levels (all memorized), and as many controls.
 
     Example:
         >>> [case.kind for case in known(limit=1)]

@@ -46,7 +46,7 @@ def test_the_embedded_models_own_cases(tmp_path, monkeypatch):
     monkeypatch.setenv("INTERP_DATA", str(tmp_path))
     found = known(limit=4)
     assert [case.kind for case in found] == ["memorized"] * 4 + ["control"] * 4
-    assert [case.views for case in found] == [3125, 625, 3125, 625, 1, 1, 1, 1]
+    assert [case.views for case in found] == [3125, 625, 125, 3125, 1, 1, 1, 1]
     by_text = {row.caption.text: row for row in duplicates.duplicates()}
     for case in found:
         row = by_text[case.text]
