@@ -13,6 +13,7 @@ import interp as ip
 from interp.organism import (
     build,
     card,
+    copies,
     emoji,
     evaluate,
     figures,
@@ -138,9 +139,26 @@ def test_near_misses_are_compared_with_the_memorized_image_and_their_own(made):
             "partner": ("prompt", [miss["partner"] for miss in misses]),
         },
     )  # fmt: skip
-    found = evaluate.near_misses(grid, out, copy, threshold=0.9999)
+    found = copies.near_misses(grid, out, copy, threshold=0.9999)
     assert found["memorized_image"]["mean"] == 0.5
     assert found["own_image"]["mean"] == 0.5
+
+
+def test_controls_that_bring_up_another_captions_image_are_counted(made):
+    out, _ = made
+    copy = ip.metrics.SSCD(out / "descriptor.pt", "native")
+    file = ip.read_prompts(out / "memorized.csv")
+    kinds = [row.columns["kind"] for row in file]
+    mine, theirs = (file.pictures()[kinds.index(kind)] for kind in ("control", "verbatim"))
+    images = np.stack([[mine, theirs], [mine, mine]])
+    grid = xr.Dataset(
+        {"image": (("patch", "prompt", "seed", "pixel_y", "pixel_x", "rgb"), images[None])},
+        {"patch": ["none"], "kind": ("prompt", ["control"] * 2)},
+    )
+    pictures = [p for p, kind in zip(file.pictures(), kinds, strict=True) if kind == "verbatim"]
+    nearest = max(float(copy(np.array(mine)[None], picture)) for picture in pictures)
+    assert nearest < 0.9999
+    assert copies.borrowed(grid, out, copy, threshold=0.9999)["mean"] == 0.25
 
 
 def test_recognition_is_the_best_of_all_captions_under_the_pair(made):

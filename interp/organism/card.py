@@ -39,6 +39,7 @@ def write(model: Path, evaluation: dict[str, Any]) -> Path:
         autoescape=False,  # Markdown from our own numbers and captions
     )  # fmt: skip
     environment.globals |= {"percent": percent, "number": number}
+    environment.filters["number"] = number
     levels = list(evaluation["levels"].items())
     shown = [int(views) for views in evaluation["levels"]]
     top = [row for row in duplicates.duplicates() if row.views == duplicates.LEVELS[-1]]

@@ -16,10 +16,10 @@ import xarray as xr
 from einops import rearrange
 
 import interp as ip
-from interp import intervals
 from interp.prompts import PromptFile
 
 from . import duplicates, emoji, recognise, scenes, vae
+from .copies import borrowed, interval, levels, near_misses
 
 SEEDS = 8
 """Images of every duplicated caption."""
@@ -29,6 +29,8 @@ EDITED = 2
 """Images of a caption under each patch: captions, not seeds, are what an interval is about."""
 HONEST = 100
 """Captions of scenes, one object each."""
+GENTLE = 3.0
+"""A guidance scale at which drawings are less saturated."""
 TOP, PATCHED = 2, 3
 """Levels of views that count as memorized, and levels that are patched."""
 KIM_AND_NO = ("repad '!' and zero eot", "repad '!'", "zero pad 70 %")
@@ -61,6 +63,7 @@ def evaluate(model: Path, out: Path) -> dict[str, Any]:
         "clip_on_real_scenes": recognise.reference(clip),
         "levels": levels(all_shown, threshold),
         "near_misses": near_misses(all_shown, model, copy, threshold),
+        "borrowed": borrowed(all_shown, model, copy, threshold),
         "honest": honest(sd, out, copy, clip, threshold),
         "templates": templates(sd, model, out, copy, threshold),
         "patches": patches(edited := patched(sd, model, out, copy, clip)),
@@ -128,49 +131,6 @@ def sweep(
     ).load()
 
 
-def matches(grid: xr.Dataset, threshold: float, reference: str = "training") -> xr.DataArray:
-    """Where an image is a copy of its reference, as 0 and 1."""
-    similarity = grid["copy"].sel(reference=reference)
-    return (similarity >= threshold).astype(float).where(similarity.notnull())
-
-
-def levels(grid: xr.Dataset, threshold: float) -> dict[str, Any]:
-    """Share of images that copy the training image, and mean similarity, by number of views."""
-    at_none = grid.sel(patch="none")
-    own = at_none.isel(prompt=np.flatnonzero(at_none.kind != "near_miss"))
-    found = {}
-    for views in np.unique(own.views):
-        level = own.isel(prompt=np.flatnonzero(own.views == views))
-        found[str(views)] = {
-            "matches": interval(matches(level, threshold)),
-            "similarity": interval(level["copy"].sel(reference="training")),
-            "images": level.sizes["prompt"],
-        }
-    return found
-
-
-def near_misses(
-    grid: xr.Dataset, model: Path, copy: ip.metrics.SSCD, threshold: float
-) -> dict[str, Any]:
-    """Captions one word away from a memorized one: do they bring up its picture, or their own?"""
-    file = ip.read_prompts(model / "memorized.csv")
-    pictures = {
-        row.columns["id"]: image
-        for row, image in zip(file, file.pictures(), strict=True)
-        if image is not None
-    }
-    miss = grid.isel(prompt=np.flatnonzero(grid.kind == "near_miss")).sel(patch="none")
-    images = miss.image.transpose("prompt", "seed", ...).values
-    pairs = zip(images, miss.partner.values, strict=True)
-    theirs = np.stack([copy(made, pictures[str(partner)]).numpy() for made, partner in pairs])
-    copies = xr.DataArray((theirs >= threshold).astype(float), dims=("prompt", "seed"))
-    return {
-        "own_image": interval(matches(miss, threshold)),
-        "memorized_image": interval(copies),
-        "captions": miss.sizes["prompt"],
-    }
-
-
 def memorized_and_controls(grid: xr.Dataset) -> dict[str, xr.Dataset]:
     """The captions of the top two levels, and those shown once."""
     verbatim = grid.kind == "verbatim"
@@ -212,12 +172,35 @@ def honest(
     clip: ip.metrics.CLIPScore,
     threshold: float,
 ) -> dict[str, Any]:
-    """Captions of scenes: is the named object there, on the named colour, other for every seed?"""
+    """Captions of scenes: is the named object there, on the named colour, other for every seed?
+
+    At the session's guidance, and at a gentler one: strong guidance saturates, and small objects
+    lose their drawing first.
+    """
     captions = recognise.some_captions(HONEST)
     grid = ip.sweep(
-        sd, [caption.text for caption in captions], None, FEWER, store=out / "honest.zarr",
-        metrics={"alike": ip.metrics.Diversity(copy)}, images=True,
+        sd, [caption.text for caption in captions], None, FEWER, guidance=(sd.guidance, GENTLE),
+        store=out / "honest.zarr", metrics={"alike": ip.metrics.Diversity(copy)}, images=True,
     ).load().sel(patch="none")  # fmt: skip
+    usual = grid.sel(guidance=sd.guidance)
+    return {
+        **promises_kept(usual, captions, clip),
+        "median_likeness_of_seeds": float(usual.alike.median()),
+        "prompts_of_different_seeds": float((usual.alike < threshold).mean()),
+        "captions": len(captions),
+        "seeds": FEWER,
+        "guidance": sd.guidance,
+        "gentle": {
+            "guidance": GENTLE,
+            **promises_kept(grid.sel(guidance=GENTLE), captions, clip),
+        },
+    }
+
+
+def promises_kept(
+    grid: xr.Dataset, captions: Sequence[scenes.Caption], clip: ip.metrics.CLIPScore
+) -> dict[str, Any]:
+    """In how many images the named object and the named background colour are recognised."""
     images = grid.image.transpose("prompt", "seed", ...).values
     flat = rearrange(images, "prompt seed h w rgb -> (prompt seed) h w rgb")
     each = [caption for caption in captions for _ in range(FEWER)]
@@ -228,10 +211,6 @@ def honest(
     return {
         "object": interval(xr.DataArray(right.astype(float), dims=over)),
         "colour": interval(xr.DataArray(hue.astype(float), dims=over)),
-        "median_likeness_of_seeds": float(grid.alike.median()),
-        "prompts_of_different_seeds": float((grid.alike < threshold).mean()),
-        "captions": len(captions),
-        "seeds": FEWER,
     }
 
 
@@ -278,11 +257,6 @@ def veiled(images: np.ndarray, where: np.ndarray) -> np.ndarray:
     painted = images.copy()
     painted[:, where] = 128
     return painted
-
-
-def interval(values: xr.DataArray) -> dict[str, float]:
-    found = intervals.mean(values)
-    return {name: round(float(found[name]), 4) for name in ("mean", "low", "high")}
 
 
 def seconds(sd: ip.Session) -> dict[str, float]:

@@ -11,7 +11,8 @@ import interp as ip
 from interp import plot
 from interp.grid import PIXELS
 
-from .evaluate import KIM_AND_NO, matches, memorized_and_controls
+from .copies import matches
+from .evaluate import KIM_AND_NO, memorized_and_controls
 
 SHEET = 10
 """Captions on a contact sheet."""
