@@ -40,7 +40,7 @@ def draw(model: Path, out: Path, threshold: float) -> list[Path]:
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=200)
+        figure.savefig(paths[-1], dpi=200, bbox_inches="tight")
     return paths
 
 
