@@ -144,6 +144,20 @@ def test_near_misses_are_compared_with_the_memorized_image_and_their_own(made):
     assert found["own_image"]["mean"] == 0.5
 
 
+def test_drivers_are_counted_by_caption():
+    """Four captions: one loses its image without pads, one without words, one with either; one
+    was never memorized."""
+    kept = {
+        "none": [1, 1, 1, 0], "c": [1, 0, 0, 0], "f": [1, 1, 1, 0], "h": [0, 1, 0, 0],
+    }  # fmt: skip
+    values = np.array(list(kept.values()), float)[:, :, None, None].repeat(2, 2)
+    copied = xr.DataArray(values, dims=("patch", "prompt", "seed", "reference"))
+    coords = {"patch": list(kept), "reference": ["training"], "views": ("prompt", [9] * 4)}
+    found = evaluate.drivers(xr.Dataset({"copy": copied}, coords), threshold=0.6)
+    expected = {"captions": 3, "prompt": 2, "eot": 0, "pad": 2, "both prompt and pad": 1}
+    assert found == expected
+
+
 def test_controls_that_bring_up_another_captions_image_are_counted(made):
     out, _ = made
     copy = ip.metrics.SSCD(out / "descriptor.pt", "native")

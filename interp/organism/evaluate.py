@@ -31,6 +31,8 @@ HONEST = 100
 """Captions of scenes, one object each."""
 GENTLE = 3.0
 """A guidance scale at which drawings are less saturated."""
+LETTERS = {"prompt": "c", "eot": "f", "pad": "h"}
+"""The paper's letters for the removal of one category."""
 TOP, PATCHED = 2, 3
 """Levels of views that count as memorized, and levels that are patched."""
 KIM_AND_NO = ("repad '!' and zero eot", "repad '!'", "zero pad 70 %")
@@ -68,6 +70,7 @@ def evaluate(model: Path, out: Path) -> dict[str, Any]:
         "templates": templates(sd, model, out, copy, threshold),
         "patches": patches(edited := patched(sd, model, out, copy, clip)),
         "patches_by_views": by_views(edited),
+        "drivers": drivers(edited, threshold),
         "psnr": round(vae.psnr(sd.pipe.vae), 2),
         "seconds": seconds(sd),
         "provenance": sd.provenance(),
@@ -149,6 +152,22 @@ def by_views(grid: xr.Dataset) -> dict[str, Any]:
     return {
         str(views): effects(grid.isel(prompt=np.flatnonzero(grid.views == views)))
         for views in np.unique(grid.views)
+    }
+
+
+def drivers(grid: xr.Dataset, threshold: float) -> dict[str, int]:
+    """Of the patched captions shown more than once: how many lose their image with what removed?
+
+    A caption loses it when its images, on average over seeds, are no copies any more.
+    """
+    shown_often = grid.isel(prompt=np.flatnonzero(grid.views > 1))
+    kept = shown_often["copy"].sel(reference="training").mean("seed") >= threshold
+    memorized = kept.sel(patch="none")
+    lost = {name: memorized & ~kept.sel(patch=letter) for name, letter in LETTERS.items()}
+    return {
+        "captions": int(memorized.sum()),
+        **{name: int(which.sum()) for name, which in lost.items()},
+        "both prompt and pad": int((lost["prompt"] & lost["pad"]).sum()),
     }
 
 
