@@ -123,7 +123,7 @@ def dataset(texts: tuple[str, ...] | None = None, full: bool = False) -> xr.Data
 
 def _breaks(name: str) -> bool:
     """Whether an edit takes the pads away."""
-    kept = ("none", "c", "f", "prompt, eot", "b", "random token addition (RTA)")
+    kept = ("none", "c", "f", "zero prompt and eot", "b", "random token addition (RTA)")
     return name not in kept
 
 

@@ -132,7 +132,7 @@ def test_the_answer_is_the_truth_that_was_put_in():
     assert found.place.in_layer == pytest.approx((8 * 5 + 0.1 * 17) / pads)
     assert found.place.in_third == pytest.approx((8 * 5 + 0.1 * (9 * 7 - 8)) / pads)
     assert {e.name for e in found.effects if e.copies == 1} == {
-        "none", "c", "f", "prompt, eot", "random token addition (RTA)",
+        "none", "c", "f", "zero prompt and eot", "random token addition (RTA)",
     }  # fmt: skip
 
 

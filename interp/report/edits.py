@@ -19,10 +19,10 @@ REMOVED: Mapping[str, tuple[str, ...]] = {
     "c": ("prompt",),
     "f": ("eot",),
     "h": ("pad",),
-    "prompt, eot": ("prompt", "eot"),
-    "prompt, pad": ("prompt", "pad"),
+    "zero prompt and eot": ("prompt", "eot"),
+    "zero prompt and pad": ("prompt", "pad"),
     "a": ("eot", "pad"),
-    "prompt, eot, pad": ("prompt", "eot", "pad"),
+    "zero prompt, eot and pad": ("prompt", "eot", "pad"),
 }
 CHEAP = ("repad '!' and zero eot", "zero pad 70 %", "Ren et al.", "random token addition (RTA)")
 """Mitigations that cost no more than an image, one of each sort."""

@@ -20,9 +20,9 @@ EDITS: Mapping[str, str] = {
     "f": "end token removed",
     "h": "padding removed",
     "a": "end token and padding removed",
-    "prompt, eot": "words and end token removed",
-    "prompt, pad": "words and padding removed",
-    "prompt, eot, pad": "words, end token and padding removed",
+    "zero prompt and eot": "words and end token removed",
+    "zero prompt and pad": "words and padding removed",
+    "zero prompt, eot and pad": "words, end token and padding removed",
     "b": "words replaced by the end token",
     "d": "padding replaced by the end token",
     "e": "words and padding replaced by the end token",
@@ -34,6 +34,7 @@ EDITS: Mapping[str, str] = {
     "Wen et al.": "embedding optimised against memorization",
     "random token addition (RTA)": "two random tokens added",
     "random number addition (RNA)": "two random numbers added",
+    "embedding noise": "noise on the embedding",
 }
 
 #: What a detector looks at, in a sentence.
