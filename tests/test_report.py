@@ -16,6 +16,7 @@ from interp.cli import main
 from interp.report.assess import assess
 from interp.report.edits import PLAYERS
 from interp.report.findings import find
+from interp.report.sections import reasons
 from interp.report.where import changes
 from tests.reporting import HOSTILE, THRESHOLD, dataset
 
@@ -162,12 +163,23 @@ def test_verdicts_follow_the_rule():
     close, far = 0.9, 0.1
     seeds = [[close] * 4, [close, close, far, far], [close, far, far, far], [far] * 4]
     data["similarity"][:4] = seeds
-    data["alike"][4:7] = [close, close, far]
+    data["alike"][3:7] = [far, close, close, far]
     data["score"][4] = 9.0
     data["score"][5:7] = 0.0
     verdict = assess(data, THRESHOLD).verdict.values.tolist()
     known = ["memorized", "memorized", "unclear", "not memorized"]
     assert verdict[:7] == [*known, "memorized", "unclear", "not memorized"]
+
+
+def test_seeds_that_agree_on_another_image_leave_the_verdict_open():
+    data = dataset()
+    data["similarity"][3], data["alike"][3] = 0.1, 0.99
+    data = assess(data, THRESHOLD)
+    assert data.verdict.values[3] == "unclear"
+    said = reasons(data.isel(prompt=3), THRESHOLD)
+    assert said[0].startswith("0 of 4 images")
+    assert any("perhaps another prompt's" in sentence for sentence in said)
+    assert not any("perhaps" in one for one in reasons(data.isel(prompt=0), THRESHOLD))
 
 
 def test_without_controls_nothing_is_flagged():

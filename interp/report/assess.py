@@ -3,7 +3,8 @@
 The rule of the verdict, which the report also prints:
 
 - Where the training image is known: *memorized* if at least half of the unedited images are copies
-  of it (similarity at or above the threshold), *unclear* if fewer but at least one are.
+  of it (similarity at or above the threshold), *unclear* if fewer but at least one are, or if all
+  seeds give one image that is another (perhaps another prompt's).
 - Elsewhere two signs are asked for: the images of different seeds are copies of one another (median
   over pairs at or above the threshold), and at least half of the detectors are above the level that
   controls set. Both: *memorized*; one: *unclear*. Without controls there is only the first sign,
@@ -52,8 +53,10 @@ def assess(data: xr.Dataset, threshold: float) -> xr.Dataset:
     )
     score = data.score.mean("seed")
     data["flagged"] = (score > data.detector_threshold).transpose("prompt", "detector")
-    known = xr.where(data.copied >= MAJORITY, MEMORIZED, xr.where(data.copied > 0, UNCLEAR, CLEAN))
-    signs = (data.alike >= threshold).astype(int) + (data.flagged.mean("detector") >= MAJORITY)
+    alike = data.alike >= threshold
+    some = (data.copied > 0) | alike
+    known = xr.where(data.copied >= MAJORITY, MEMORIZED, xr.where(some, UNCLEAR, CLEAN))
+    signs = alike.astype(int) + (data.flagged.mean("detector") >= MAJORITY)
     inferred = xr.where(signs == 2, MEMORIZED, xr.where(signs == 1, UNCLEAR, CLEAN))
     data["verdict"] = xr.where(data.training_known, known, inferred).astype(str)
     data["phi"] = _shares(data.kept.mean("edit_seed"))

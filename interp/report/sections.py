@@ -108,6 +108,8 @@ def reasons(of: xr.Dataset, threshold: float) -> list[str]:
         )
     alike = "copies of one another" if float(of.alike) >= threshold else "different images"
     said.append(f"Different seeds give {alike} (likeness {float(of.alike):.2f}).")
+    if float(of.copied) == 0 and float(of.alike) >= threshold:
+        said.append("So it may reproduce an image, if not its own: perhaps another prompt's.")
     if bool(of.detector_threshold.notnull().any()):
         flagged = int(of.flagged.sum())
         said.append(f"{flagged} of {detectors} detectors are above the level of the controls.")
