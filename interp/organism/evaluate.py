@@ -30,7 +30,7 @@ EDITED = 2
 HONEST = 100
 """Captions of scenes, one object each."""
 GENTLE = 3.0
-"""A guidance scale at which drawings are less saturated."""
+"""A guidance scale at which colours are less saturated."""
 LETTERS = {"prompt": "c", "eot": "f", "pad": "h"}
 """The paper's letters for the removal of one category."""
 TOP, PATCHED = 2, 3
@@ -193,8 +193,7 @@ def honest(
 ) -> dict[str, Any]:
     """Captions of scenes: is the named object there, on the named colour, other for every seed?
 
-    At the session's guidance, and at a gentler one: strong guidance saturates, and small objects
-    lose their drawing first.
+    At the session's guidance, and at a gentler one: is it the guidance that spoils drawings?
     """
     captions = recognise.some_captions(HONEST)
     grid = ip.sweep(
