@@ -16,6 +16,7 @@ from interp.cli import main
 from interp.report.assess import assess
 from interp.report.edits import PLAYERS
 from interp.report.findings import find
+from interp.report.page import number
 from interp.report.sections import reasons
 from interp.report.where import changes
 from tests.reporting import HOSTILE, THRESHOLD, dataset
@@ -155,6 +156,17 @@ def test_the_page_says_no_more_than_the_best_mitigation_did(tmp_path, copied, sa
     lead = path.read_text(encoding="utf-8").partition('class="lead"')[2].partition("</p>")[0]
     assert [text for text in ("It goes away", "It becomes rarer", "No mitigation") if text in lead]
     assert said in lead
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [
+        (0.256, 2, "0.26"), (-0.001, 2, "0.00"), (0.0002, 2, "0.00"), (0.0002, 3, "0.0002"),
+        (0.0051, 4, "0.0051"), (12500.0, 2, "1.25e+04"), (float("nan"), 2, "–"), (None, 2, "–"),
+    ],
+)  # fmt: skip
+def test_numbers_are_short(value, digits, shown):
+    assert number(value, digits) == shown
 
 
 def test_verdicts_follow_the_rule():

@@ -108,14 +108,18 @@ def html(data: xr.Dataset, figures: dict[str, Markup], source: str = "") -> str:
 def number(value: Any, digits: int = 2) -> str:
     """A number to read, and a dash where there is none.
 
+    Scores of detectors, with three digits and more, may be tiny; similarities below 0.005 are zero.
+
     Example:
-        >>> number(0.256), number(float("nan"))
-        ('0.26', '–')
+        >>> number(0.256), number(float("nan")), number(0.0002), number(0.0002, 3)
+        ('0.26', '–', '0.00', '0.0002')
     """
     if value is None or not np.isfinite(value):
         return "–"
-    large = abs(value) >= 1000 or 0 < abs(value) < 0.5 * 10**-digits
-    return f"{value:.3g}" if large else f"{value:.{digits}f}"
+    tiny = digits > 2 and 0 < abs(value) < 0.5 * 10**-digits
+    if abs(value) >= 1000 or tiny:
+        return f"{value:.3g}"
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # no minus before a zero
 
 
 def percent(value: Any) -> str:
