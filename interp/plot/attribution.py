@@ -43,7 +43,9 @@ def shapley_bars(phi: xr.Dataset) -> Figure:
         image = matrix.imshow(pairs, cmap=SIGNED, norm=_centred(pairs))
         for (row, column), value in np.ndenumerate(pairs):
             if np.isfinite(value):
-                matrix.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7)
+                dark = abs(value) > 0.6 * np.nanmax(abs(pairs))
+                said = {"ha": "center", "va": "center", "color": "w" if dark else "k"}
+                matrix.text(column, row, f"{value:.2f}", fontsize=7, **said)
         matrix.set_xticks(range(len(players)), players)
         matrix.set_yticks(range(len(players)), players)
         matrix.set_title("interaction")
