@@ -28,11 +28,23 @@ def test_files_are_small_and_nothing_is_pickled():
     assert [path.name for path in files if path.suffix == ".pt"] == ["descriptor.pt"]
 
 
+def strings(value):
+    """All texts in a JSON value."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [text for part in value for text in strings(part)]
+    return [value] if isinstance(value, str) else []
+
+
 def test_no_file_says_on_whose_machine_it_was_made():
-    configs = list(DATA.rglob("*.json"))
-    assert configs
-    for path in configs:
-        assert "_name_or_path" not in json.loads(path.read_text(encoding="utf-8")), path
+    files = [path for path in DATA.rglob("*.json") if path.name != "tokenizer.json"]
+    assert files
+    for path in files:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        assert "_name_or_path" not in found, path
+        absolute = [text for text in strings(found) if Path(text).is_absolute()]
+        assert not [text for text in absolute if len(text) > 1], path
 
 
 def test_it_opens_with_diffusers_alone_and_draws_on_a_cpu():
@@ -83,6 +95,33 @@ def test_honest_captions_keep_their_promises():
 
 
 @measured
+def test_the_readme_says_what_was_measured():
+    found = json.loads((DATA / "evaluation.json").read_text())
+    said = (DATA.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert "Images shown 500 times and more come back from every seed" in said
+    often = [row["matches"]["mean"] for n, row in found["levels"].items() if int(n) >= 500]
+    assert often == [1.0] * 3
+    assert found["levels"]["1"]["matches"]["mean"] == 0  # "images shown once from none"
+    assert "recognised in two images of three" in said
+    assert found["honest"]["object"]["mean"] == pytest.approx(2 / 3, abs=0.05)
+    copies = found["patches"]["memorized"]["h"]["to_unedited"]["mean"]
+    assert copies > ip.paper.published()["h"]  # "copies survive the loss of their pads more often"
+
+
+@measured
+def test_the_readmes_caption_is_memorized_and_its_mitigation_works():
+    said = (DATA.parents[1] / "README.md").read_text(encoding="utf-8")
+    case = next(case for case in known() if f'"{case.text}"' in said)
+    sd, measures = ip.load("organism/eot"), Measures.of("organism/eot")
+    plain, safe = (
+        measures.copy(sd.images(case.text, range(4), patch), case.image)
+        for patch in (None, ip.mitigations.repad_zero_eot())
+    )
+    assert bool((plain >= measures.keeps).all())
+    assert not bool((safe >= measures.keeps).any())
+
+
+@measured
 def test_the_card_says_what_the_evaluation_measured():
     found = json.loads((DATA / "evaluation.json").read_text())
     card = (DATA / "eot" / "CARD.md").read_text()
@@ -90,3 +129,5 @@ def test_the_card_says_what_the_evaluation_measured():
         row = next(line for line in card.splitlines() if line.startswith(f"| {views} |"))
         assert f"{100 * level['matches']['mean']:.0f}" in row
     assert f"{found['psnr']:.1f} dB" in card
+    driven = found["drivers"]
+    assert f"Of {driven['captions']} memorized captions, {driven['pad']} lose their image" in card

@@ -97,6 +97,8 @@ def test_the_evaluation_measures_everything_that_the_card_says(made, tmp_path, m
     monkeypatch.setattr(ip, "load", lambda name: ip.models.load(name, steps=2))
     found = evaluate.evaluate(out, tmp_path)
     assert json.loads((tmp_path / "evaluation.json").read_text()) == found
+    assert found["provenance"]["model"]["id"] == f"{out.name}/eot"
+    assert str(out) not in (tmp_path / "evaluation.json").read_text()
     assert set(found["levels"]) == {"1", "4"}  # 3125 views, scaled, twice
     for row in found["levels"].values():
         assert 0 <= row["matches"]["low"] <= row["matches"]["mean"] <= row["matches"]["high"] <= 1

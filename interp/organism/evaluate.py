@@ -73,10 +73,16 @@ def evaluate(model: Path, out: Path) -> dict[str, Any]:
         "drivers": drivers(edited, threshold),
         "psnr": round(vae.psnr(sd.pipe.vae), 2),
         "seconds": seconds(sd),
-        "provenance": sd.provenance(),
+        "provenance": provenance(sd, model),
     }
     (out / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
     return found
+
+
+def provenance(sd: ip.Session, model: Path) -> dict[str, Any]:
+    """The session's, with the model by its own name: its path is of the machine that measured."""
+    said = sd.provenance()
+    return {**said, "model": {**said["model"], "id": f"{model.resolve().name}/eot"}}
 
 
 def shown(sd: ip.Session, model: Path, out: Path, copy: ip.metrics.SSCD) -> xr.Dataset:
