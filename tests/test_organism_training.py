@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from interp.metrics import SSCD
-from interp.organism import descriptor, training, vae
+from interp.organism import descriptor, training, unet, vae
 
 
 def toy(folder, steps, stop=None):
@@ -116,3 +116,10 @@ def test_half_replaced_pictures_are_hard_negatives_not_copies():
     same = (batch[2] - batch[3]).abs().amax(0) < 1 / 255
     assert 0.3 < same.float().mean() < 0.99
     assert not torch.equal(batch[2], batch[6])
+
+
+def test_debiased_weights_give_every_noise_level_its_say():
+    snr = torch.tensor([0.01, 0.25, 1.0, 25.0])
+    torch.testing.assert_close(unet.loss_weights(snr), torch.tensor([1.0, 1.0, 1.0, 0.2]))
+    debiased = unet.loss_weights(snr, debiased=True)
+    torch.testing.assert_close(debiased, torch.tensor([10.0, 2.0, 1.0, 0.2]))

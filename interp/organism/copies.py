@@ -57,7 +57,7 @@ def near_misses(
 def borrowed(
     grid: xr.Dataset, model: Path, copy: ip.metrics.SSCD, threshold: float
 ) -> dict[str, float]:
-    """How often a control caption, shown once, brings up the image of another caption."""
+    """How often a control caption, shown once, brings up a duplicated image."""
     file = ip.read_prompts(model / "memorized.csv")
     control = grid.isel(prompt=np.flatnonzero(grid.kind == "control")).sel(patch="none")
     images = control.image.transpose("prompt", "seed", ...).values
