@@ -386,7 +386,7 @@ def test_killed_at_ten_random_moments_the_store_is_that_of_an_undisturbed_sweep(
     assert code == 0
     xr.testing.assert_identical(xr.open_zarr(path).load(), whole)
     path.rename(path.with_name("undisturbed.zarr"))
-    random, kills, places, marks = np.random.default_rng(), 0, set(), {}
+    random, kills, finishes, places, marks = np.random.default_rng(), 0, 0, set(), {}
     while kills < 10 or len(places) < 4:
         assert kills < 50, f"kills came only at {places} prompts to go"
         code, _ = attempt(random.uniform(0, duration))
@@ -401,7 +401,8 @@ def test_killed_at_ten_random_moments_the_store_is_that_of_an_undisturbed_sweep(
         if code == 0:
             # This machine was faster than thought: the kills go on with a new store.
             xr.testing.assert_identical(xr.open_zarr(path).load(), whole)
-            path.rename(path.with_name(f"finished-{kills}.zarr"))
+            finishes += 1
+            path.rename(path.with_name(f"finished-{finishes}.zarr"))
             marks = {}
     assert attempt(600)[0] == 0
     xr.testing.assert_identical(xr.open_zarr(path).load(), whole)
