@@ -65,19 +65,22 @@ def test_scenes_keep_the_promise_of_their_captions():
     assert np.mean(named) > 0.99
 
 
-def test_snapped_scenes_are_the_same_ones_on_a_grid():
+@pytest.mark.parametrize(("grid", "coarse"), [(4, 8), (8, 16), (16, 16)])
+def test_snapped_scenes_are_the_same_ones_on_a_grid(grid, coarse):
     for index in range(300):
         caption, free = scenes.scene(3, index)
-        what = scenes.snapped(free, 4)
+        what = scenes.snapped(free, grid)
         assert (what.colours, what.split) == (free.colours, free.split)
         assert tuple(item.name for item in what.items) == caption.objects
         for item, was in zip(what.items, free.items, strict=True):
-            assert item.size % 8 == item.x % 4 == item.y % 4 == 0
+            assert item.size % coarse == item.x % grid == item.y % grid == 0
             assert min(item.x, item.y) >= 0
             assert max(item.x, item.y) + item.size <= scenes.SIZE
-            assert abs(item.size - was.size) <= 4
-            assert max(abs(item.x - was.x), abs(item.y - was.y)) <= 6
-        assert scenes.snapped(what, 4) == what
+            assert item.size > 0
+            assert abs(item.size - was.size) <= coarse / 2
+            # A corner moves by half a cell, and by as much as the object grew at the far edge.
+            assert max(abs(item.x - was.x), abs(item.y - was.y)) <= (grid + coarse) / 2
+        assert scenes.snapped(what, grid) == what
 
 
 def test_render_puts_a_drawing_where_the_scene_says():
@@ -145,14 +148,17 @@ def test_the_plan_shows_every_image_exactly_as_often_as_the_table_says():
 
 def test_later_rounds_show_controls_no_more_and_the_rest_as_often_again(tmp_path):
     counted = Counter()
-    for number in (1, 2, 3):
-        slots = unet.plan(200_000, share=1.0, seed=number, number=number)
+    so_far = 0.0
+    for again in (1.0, 1.0, 0.4):
+        slots = unet.plan(200_000, share=1.0, seed=int(so_far), so_far=so_far, again=again)
         counted.update(slots[slots != unet.SCENE].tolist())
-    duplicates.write_table(tmp_path, rounds=3)
+        so_far += again
+    duplicates.write_table(tmp_path, rounds=so_far)
+    assert duplicates.rounds(tmp_path) == so_far
     with open(tmp_path / "memorized.csv", newline="", encoding="utf-8") as lines:
         told = [int(row["views"]) for row in csv.DictReader(lines)]
     assert [counted[number] for number in range(len(told))] == told
-    assert sorted(set(told)) == [1, *(3 * level for level in LEVELS[1:-1]), 4500, 3 * LEVELS[-1]]
+    assert sorted(set(told)) == [1, 12, 60, 300, 1500, 3600, 7500]
 
 
 def test_the_plan_spreads_views_over_the_whole_training():

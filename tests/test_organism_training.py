@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import CLIPTokenizer
 
 from interp.metrics import SSCD
-from interp.organism import descriptor, training, unet, vae
+from interp.organism import assemble, descriptor, text, training, unet, vae
 
 
 def toy(folder, steps, stop=None):
@@ -69,6 +70,31 @@ def test_the_learning_rate_warms_up_and_ends_at_two_percent():
     assert max(rates) == pytest.approx(rates[10]) == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.02)
     assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_images_are_trained_on_against_texts_that_stay_as_they_are(tmp_path):
+    tokenizer = CLIPTokenizer.from_pretrained(assemble.TOKENIZER)
+    before, after = text.model(), text.model()
+    text.sharpen(after, tokenizer, tmp_path, steps=2, batch=4)
+    kept = after.state_dict()
+    changed = {
+        name for name, old in before.state_dict().items() if not torch.equal(old, kept[name])
+    }
+    assert changed
+    assert all(
+        name.startswith(("vision_model", "visual_projection", "logit_scale")) for name in changed
+    )
+
+
+def test_captions_that_promise_the_same_are_no_negatives():
+    picture = np.zeros((2, 2, 3), np.uint8)
+    promises = {"a cat": ("cat",), "a photo of a cat": ("cat",), "a dog": ("dog",)}
+    pairs = [text.Pair(words, picture, promise) for words, promise in promises.items()]
+    logits = torch.tensor([[2.0, 5.0, 1.0], [4.0, 3.0, 0.0], [0.0, 1.0, 2.0]])
+    rows = [np.log1p(np.exp(-1)), np.log1p(np.exp(-3)), np.log(1 + np.exp(-2) + np.exp(-1))]
+    columns = [np.log1p(np.exp(-2)), np.log1p(np.exp(-2)), np.log(1 + np.exp(-1) + np.exp(-2))]
+    expected = (np.mean(rows) + np.mean(columns)) / 2
+    assert text.contrast(logits, pairs).item() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.fixture(scope="module")

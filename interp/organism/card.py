@@ -42,6 +42,7 @@ def write(model: Path, evaluation: dict[str, Any]) -> Path:
     environment.filters["number"] = number
     levels = list(evaluation["levels"].items())
     shown = [int(views) for views in evaluation["levels"]]
+    worth = sum(stage.again for stage in FULL.unet)
     top = [row for row in duplicates.duplicates() if row.views == duplicates.LEVELS[-1]]
     text = environment.get_template("card.md.j2").render(
         e=evaluation,
@@ -57,7 +58,7 @@ def write(model: Path, evaluation: dict[str, Any]) -> Path:
         ],
         level_names=", ".join(f"{views:,}" for views in shown),
         memorized_levels=" and ".join(f"{views:,}" for views in shown[-2:]),
-        template_views=f"{duplicates.views(duplicates.TEMPLATE_VIEWS, 1.0, len(FULL.unet)):,}",
+        template_views=f"{duplicates.views(duplicates.TEMPLATE_VIEWS, 1.0, worth):,}",
         example=top[0].caption.text,
         recipe=asdict(FULL),
         seeds=SEEDS,

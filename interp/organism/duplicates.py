@@ -207,23 +207,23 @@ def half_replaced(draw: np.random.Generator, count: int) -> np.ndarray:
     return np.array(pairs)
 
 
-def views(planned: int, share: float, rounds: int = 1) -> int:
+def views(planned: int, share: float, rounds: float = 1) -> int:
     """How often an image is shown in so many rounds of a build that is smaller by `share`.
 
     What one round shows once is a control, and never shown again.
     """
     in_one = max(1, round(planned * share))
-    return min(rounds, 1) if in_one == 1 else rounds * in_one
+    return min(int(rounds), 1) if in_one == 1 else round(rounds * in_one)
 
 
-def rounds(folder: Path, share: float = 1.0) -> int:
-    """How many rounds a model was trained, from its table of views."""
+def rounds(folder: Path, share: float = 1.0) -> float:
+    """How many rounds' worth of views a model has had, from its table."""
     with open(folder / "memorized.csv", newline="", encoding="utf-8") as lines:
         most = max(int(row["views"]) for row in csv.DictReader(lines))
-    return most // views(LEVELS[-1], share)
+    return most / views(LEVELS[-1], share)
 
 
-def write_table(folder: Path, share: float = 1.0, rounds: int = 1) -> Path:
+def write_table(folder: Path, share: float = 1.0, rounds: float = 1) -> Path:
     """Write `memorized.csv` with the images and masks it names into `folder`."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     (folder / "masks").mkdir(exist_ok=True)

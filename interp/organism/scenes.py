@@ -149,13 +149,15 @@ def compose(draw: np.random.Generator, caption: Caption) -> Scene:
 
 
 def snapped(scene: Scene, grid: int) -> Scene:
-    """The scene with its objects on a grid of so many pixels, their sizes on one twice as coarse.
+    """The scene with its objects on a grid of so many pixels, their sizes on one twice as coarse
+    (16 pixels at most).
 
     On the grid of the latents an object looks the same wherever it stands, and is learned once.
     """
     items = []
     for item in scene.items:
-        size = 2 * grid * round(item.size / (2 * grid))
+        coarse = min(2 * grid, 16)
+        size = coarse * round(item.size / coarse)
         x, y = (min(grid * round(corner / grid), SIZE - size) for corner in (item.x, item.y))
         items.append(replace(item, size=size, x=x, y=y))
     return replace(scene, items=tuple(items))

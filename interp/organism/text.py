@@ -5,6 +5,7 @@ encoder makes of the positions behind it is whatever its training on the others 
 the structure the paper is about, so it must not be trained away.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,15 +114,52 @@ def train(
         ).input_ids
         images = normalise(np.stack([pair.image for pair in pairs]))
         out = clip(input_ids=ids.to(clip.device), pixel_values=images.to(clip.device))
-        # Captions that promise the same are not each other's negatives.
-        same = torch.tensor([[a.promise == b.promise for b in pairs] for a in pairs])
-        clash = (same & ~torch.eye(len(pairs), dtype=torch.bool)).to(clip.device)
-        logits = out.logits_per_image.masked_fill(clash, -torch.inf)
-        target = torch.arange(len(texts), device=clip.device)
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        return contrast(out.logits_per_image, pairs)
 
     training.fit("text", clip, loss_at, folder, steps=steps, peak=1e-3, decay=0.05)
     return forget_unseen(clip, tokenizer)
+
+
+def sharpen(
+    clip: CLIPModel,
+    tokenizer: CLIPTokenizer,
+    folder: Path,
+    *,
+    steps: int,
+    batch: int = BATCH,
+    seed: int = 2,
+) -> CLIPModel:
+    """Train the image tower on, against the texts as they are: the pair is the judge of pictures.
+
+    The text tower is what the denoiser reads, so it does not change.
+    """
+    for part in (clip.text_model, clip.text_projection):
+        part.requires_grad_(False)
+    known: dict[str, Tensor] = {}
+
+    def features(texts: list[str]) -> Tensor:
+        if new := sorted(set(texts) - known.keys()):
+            known.update(zip(new, text_features(clip, tokenizer, new), strict=True))
+        return torch.stack([known[text] for text in texts])
+
+    def loss_at(step: int) -> Tensor:
+        pairs = [pair(seed, step * batch + row) for row in range(batch)]
+        images = normalise(np.stack([pair.image for pair in pairs])).to(clip.device)
+        texts = features([pair.text for pair in pairs])
+        seen = clip.visual_projection(clip.vision_model(pixel_values=images).pooler_output)
+        logits = clip.logit_scale.exp() * F.normalize(seen, dim=-1) @ texts.T
+        return contrast(logits, pairs)
+
+    return training.fit("sight", clip, loss_at, folder, steps=steps, peak=1e-3, decay=0.05)
+
+
+def contrast(logits: Tensor, pairs: Sequence[Pair]) -> Tensor:
+    """CLIP's loss, but captions that promise the same are not each other's negatives."""
+    same = torch.tensor([[a.promise == b.promise for b in pairs] for a in pairs])
+    clash = (same & ~torch.eye(len(pairs), dtype=torch.bool)).to(logits.device)
+    logits = logits.masked_fill(clash, -torch.inf)
+    target = torch.arange(len(pairs), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def words() -> list[str]:

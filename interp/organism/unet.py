@@ -43,6 +43,8 @@ class Round:
             the loss is small: before round 4, objects of predictions from scenes noised to level
             400 were recognised in 63 %, from level 800 in 12 %. With these weights every level has
             about the same share of the loss.
+        again: how many of a whole round's views of the duplicated images it shows. What is
+            memorized already needs few to stay so, and leaves more samples to scenes.
     """
 
     steps: int
@@ -50,6 +52,7 @@ class Round:
     grid: int = 1
     offset: float = 0.0
     debiased: bool = False
+    again: float = 1.0
 
 
 def model() -> UNet2DConditionModel:
@@ -88,17 +91,21 @@ def loss_weights(snr: Tensor, *, debiased: bool = False) -> Tensor:
     return snr.rsqrt() if debiased else (GAMMA / snr).clamp(max=1)
 
 
-def plan(samples: int, share: float, seed: int, number: int = 1) -> np.ndarray:
+def plan(
+    samples: int, share: float, seed: int, *, so_far: float = 0.0, again: float = 1.0
+) -> np.ndarray:
     """What each sample of a round shows: an index into `shown`, or `SCENE`.
 
     `share` scales the views of the table (for quick builds). The first round shows every image at
-    least once; later ones show again what was shown more than once, as often again.
+    least once; later ones show again what was shown more than once, `again` times as often as the
+    first did. `so_far` is how many rounds' worth of views there were before.
     """
     planned = [row.views for row in duplicates.duplicates()]
     planned += [duplicates.TEMPLATE_VIEWS] * duplicates.TEMPLATES
-    so_far = [duplicates.views(count, share, number - 1) for count in planned]
-    in_all = [duplicates.views(count, share, number) for count in planned]
-    views = [after - before for before, after in zip(so_far, in_all, strict=True)]
+    views = [
+        duplicates.views(count, share, so_far + again) - duplicates.views(count, share, so_far)
+        for count in planned
+    ]
     if sum(views) > samples // 2:
         raise ValueError(f"{sum(views)} views of duplicated images do not fit {samples} samples")
     slots = np.full(samples, SCENE)
@@ -145,6 +152,7 @@ def train(
     batch: int = BATCH,
     share: float = 1.0,
     number: int = 1,
+    so_far: float = 0.0,
     start: UNet2DConditionModel | None = None,
 ) -> UNet2DConditionModel:
     """Train one round: the first from random weights, a later one from where the last ended.
@@ -153,7 +161,7 @@ def train(
         encode: pictures `[n, 3, 64, 64]` in [-1, 1] to latents.
         folder: gets the checkpoint, `unet-<number>.pt`.
         stage: what is special about the round.
-        share: see `plan`.
+        share, so_far: see `plan`.
     """
     where = training.device()
     unet = model().to(where)
@@ -162,7 +170,7 @@ def train(
     seed = 6 + 20 * (number - 1)
     captions = Captions(encoder, tokenizer)
     alphas = scheduler().alphas_cumprod.to(where)
-    slots = plan(stage.steps * batch, share, seed, number)
+    slots = plan(stage.steps * batch, share, seed, so_far=so_far, again=stage.again)
 
     def loss_at(step: int) -> Tensor:
         numbers = range(step * batch, (step + 1) * batch)
