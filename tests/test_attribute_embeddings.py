@@ -57,10 +57,10 @@ def test_gradients_are_finite_differences(sd) -> None:
         ends = []
         for sign in (1, -1):
             moved = a.embeds.clone()
-            moved[position] += sign * 0.05 * (a.embeds - other)[position]
+            moved[position] += sign * 0.02 * (a.embeds - other)[position]
             ends.append(value(sd, a, moved))
         found = data.attribution.sel(position=position).item()
-        assert found == pytest.approx((ends[0] - ends[1]) / 0.1, rel=0.01, abs=2e-4)
+        assert found == pytest.approx((ends[0] - ends[1]) / 0.04, rel=0.01, abs=2e-4)
 
 
 def test_significance_is_the_norm_of_the_gradient_on_the_right_trajectory(sd1) -> None:

@@ -174,16 +174,26 @@ def test_found_neurons_are_needed_and_suffice(sd) -> None:
     limit = max(threshold, found.similarity.sel(stage="candidates").item())
     assert reached <= limit + 1e-6
     assert bool((found.candidate | ~found.silenced).all())
-    # Every neuron that was kept is needed: without it the similarity is above the threshold.
-    (operation,) = patch.operations
-    kept = [(layer, number) for layer, numbers in operation.neurons for number in numbers]
-    for layer, number in kept[-2:]:
-        rest = {
-            name: [n for n in numbers if (name, n) != (layer, number)]
-            for name, numbers in operation.neurons
-        }
-        if any(rest.values()):
-            assert similarity(ip.silence(rest)) > limit
+    # By hand: whole layers from the last one on, then neurons from the first, are given back if the
+    # similarity stays within the limit without them. What is kept was needed when its turn came.
+    kept = {
+        name: np.flatnonzero(found.candidate.sel(layer=name)).tolist()
+        for name in found.layer.values.tolist()
+    }
+
+    def stays(neurons: dict[str, list[int]]) -> bool:
+        some = {name: numbers for name, numbers in neurons.items() if numbers}
+        return bool(some) and similarity(ip.silence(some)) <= limit
+
+    for name in reversed(list(kept)):
+        if stays({**kept, name: []}):
+            kept[name] = []
+    for name, numbers in list(kept.items()):
+        for number in numbers:
+            fewer = [other for other in kept[name] if other != number]
+            if stays({**kept, name: fewer}):
+                kept[name] = fewer
+    assert patch == ip.silence({name: numbers for name, numbers in kept.items() if numbers})
 
 
 def test_what_can_not_be_searched_is_refused(sd) -> None:
