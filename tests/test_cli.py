@@ -72,7 +72,10 @@ def test_sweep_writes_a_store_that_plain_xarray_opens_and_continues(capsys, fold
     assert grid.patch.values.tolist() == ["none", "h"]
     straight = ip.load(folder, steps=4).run("a cow", [1], {"h": ip.paper.interventions()["h"]})
     found = grid.image.isel(prompt=1).sel(patch="h", seed=1)
-    np.testing.assert_array_equal(found.values, straight.image.squeeze().values)
+    # Other batches add floats in another order, which may round a pixel to the next of 255 values.
+    gap = found.values.astype(int) - straight.image.squeeze().values
+    assert abs(gap).max() <= 1
+    assert (gap == 0).mean() > 0.99
     status, _, err = run(capsys, *asked, "--steps", 3, "--seeds", 2)
     assert status == 1
     assert "steps" in err
