@@ -84,6 +84,12 @@ def build(out: Path, work: Path, recipe: Recipe = FULL) -> Path:
     return out / "eot"
 
 
+def trained(recipe: Recipe, worth: float) -> int:
+    """How many rounds of a recipe a model has had, from the rounds' worth of views it has had."""
+    after = itertools.accumulate(stage.again for stage in recipe.unet)
+    return sum(enough <= worth + 0.01 for enough in after)
+
+
 def another_round(out: Path, work: Path, recipe: Recipe = FULL) -> None:
     """Train the UNet of a built model another round, and write it and the table of views.
 
@@ -97,8 +103,7 @@ def another_round(out: Path, work: Path, recipe: Recipe = FULL) -> None:
         InterpError: the model has had every round of the recipe.
     """
     so_far = duplicates.rounds(out, recipe.share)
-    worth = list(itertools.accumulate(stage.again for stage in recipe.unet))
-    had = sum(after < so_far + 0.01 for after in worth)
+    had = trained(recipe, so_far)
     if had >= len(recipe.unet):
         raise InterpError(
             f"The model in {out} was to be trained another round.",
@@ -116,4 +121,4 @@ def another_round(out: Path, work: Path, recipe: Recipe = FULL) -> None:
         batch=recipe.batch, share=recipe.share, number=had + 1, so_far=so_far, start=pipe.unet,
     )  # fmt: skip
     denoiser.half().save_pretrained(out / "eot" / "unet")
-    duplicates.write_table(out, recipe.share, worth[had])
+    duplicates.write_table(out, recipe.share, so_far + recipe.unet[had].again)

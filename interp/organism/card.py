@@ -1,7 +1,7 @@
 """The model card: what was built and what was measured, written from the numbers themselves."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import interp as ip
 
 from . import descriptor, duplicates
-from .build import FULL
+from .build import FULL, trained
 from .evaluate import SEEDS
 
 
@@ -42,7 +42,9 @@ def write(model: Path, evaluation: dict[str, Any]) -> Path:
     environment.filters["number"] = number
     levels = list(evaluation["levels"].items())
     shown = [int(views) for views in evaluation["levels"]]
-    worth = sum(stage.again for stage in FULL.unet)
+    worth = duplicates.rounds(model)
+    # The card is about the rounds that the model has had (a quick build: about all).
+    recipe = replace(FULL, unet=FULL.unet[: trained(FULL, worth) or None])
     top = [row for row in duplicates.duplicates() if row.views == duplicates.LEVELS[-1]]
     text = environment.get_template("card.md.j2").render(
         e=evaluation,
@@ -60,7 +62,7 @@ def write(model: Path, evaluation: dict[str, Any]) -> Path:
         memorized_levels=" and ".join(f"{views:,}" for views in shown[-2:]),
         template_views=f"{duplicates.views(duplicates.TEMPLATE_VIEWS, 1.0, worth):,}",
         example=top[0].caption.text,
-        recipe=asdict(FULL),
+        recipe=asdict(recipe),
         seeds=SEEDS,
         false_positives=descriptor.FALSE_POSITIVES,
         unet_millions=round(sum(p.numel() for p in unet.parameters()) / 1e6, 1),

@@ -154,9 +154,9 @@ def snapped(scene: Scene, grid: int) -> Scene:
 
     On the grid of the latents an object looks the same wherever it stands, and is learned once.
     """
+    coarse = min(2 * grid, 16)
     items = []
     for item in scene.items:
-        coarse = min(2 * grid, 16)
         size = coarse * round(item.size / coarse)
         x, y = (min(grid * round(corner / grid), SIZE - size) for corner in (item.x, item.y))
         items.append(replace(item, size=size, x=x, y=y))

@@ -5,7 +5,7 @@ encoder makes of the positions behind it is whatever its training on the others 
 the structure the paper is about, so it must not be trained away.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +120,19 @@ def train(
     return forget_unseen(clip, tokenizer)
 
 
+class Remembered:
+    """Embeddings of texts, computed when a text first appears and kept: captions come again."""
+
+    def __init__(self, embed: Callable[[list[str]], Tensor]):
+        self.embed = embed
+        self.known: dict[str, Tensor] = {}
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        if new := sorted(set(texts) - self.known.keys()):
+            self.known.update(zip(new, self.embed(new), strict=True))
+        return torch.stack([self.known[text] for text in texts])
+
+
 def sharpen(
     clip: CLIPModel,
     tokenizer: CLIPTokenizer,
@@ -135,12 +148,7 @@ def sharpen(
     """
     for part in (clip.text_model, clip.text_projection):
         part.requires_grad_(False)
-    known: dict[str, Tensor] = {}
-
-    def features(texts: list[str]) -> Tensor:
-        if new := sorted(set(texts) - known.keys()):
-            known.update(zip(new, text_features(clip, tokenizer, new), strict=True))
-        return torch.stack([known[text] for text in texts])
+    features = Remembered(lambda texts: text_features(clip, tokenizer, texts))
 
     def loss_at(step: int) -> Tensor:
         pairs = [pair(seed, step * batch + row) for row in range(batch)]

@@ -4,7 +4,7 @@ Which sample shows what is planned for the whole training beforehand (`plan`), s
 views of every duplicated image is exact. A view is one image at one noise level.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from . import duplicates, scenes, training
-from .text import POSITIONS, WIDTH
+from .text import POSITIONS, WIDTH, Remembered
 from .vae import LATENTS, to_tensor
 
 BATCH = 32
@@ -124,22 +124,17 @@ def shown(what: int, seed: int, sample: int, grid: int = 1) -> tuple[scenes.Capt
     return duplicates.template_view(what - len(fixed), sample)
 
 
-class Captions:
-    """Text embeddings, computed when a caption first appears and kept: there are 13,000 of them."""
-
-    def __init__(self, encoder: CLIPTextModel, tokenizer: CLIPTokenizer):
-        self.encoder, self.tokenizer = encoder, tokenizer
-        self.known: dict[str, Tensor] = {}
+def captions(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> Callable[[list[str]], Tensor]:
+    """What the denoiser is given for texts, `[n, 77, 128]`: each of 13,000 is encoded once."""
 
     @torch.no_grad()
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """What the denoiser is given for each text, `[n, 77, 128]`."""
-        if new := sorted(set(texts) - self.known.keys()):
-            padded = {"padding": "max_length", "max_length": POSITIONS, "return_tensors": "pt"}
-            ids = self.tokenizer(new, **padded).input_ids
-            hidden = self.encoder(ids.to(self.encoder.device)).last_hidden_state
-            self.known.update(zip(new, hidden.half().cpu(), strict=True))
-        return torch.stack([self.known[text] for text in texts]).float().to(self.encoder.device)
+    def hidden(texts: list[str]) -> Tensor:
+        padded = {"padding": "max_length", "max_length": POSITIONS, "return_tensors": "pt"}
+        ids = tokenizer(texts, **padded).input_ids
+        return encoder(ids.to(encoder.device)).last_hidden_state.half().cpu()
+
+    kept = Remembered(hidden)
+    return lambda texts: kept(texts).float().to(encoder.device)
 
 
 def train(
@@ -168,7 +163,7 @@ def train(
     if start is not None:  # its weights only: its config remembers the folder that it came from
         unet.load_state_dict(start.state_dict())
     seed = 6 + 20 * (number - 1)
-    captions = Captions(encoder, tokenizer)
+    embed = captions(encoder, tokenizer)
     alphas = scheduler().alphas_cumprod.to(where)
     slots = plan(stage.steps * batch, share, seed, so_far=so_far, again=stage.again)
 
@@ -188,7 +183,7 @@ def train(
         texts = ["" if out else view[0].text for out, view in zip(dropped, views, strict=True)]
         alpha = rearrange(alphas[times], "b -> b 1 1 1")
         noised = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        predicted = unet(noised, times, captions(texts)).sample
+        predicted = unet(noised, times, embed(texts)).sample
         snr = alphas[times] / (1 - alphas[times])
         error = F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))
         return (error * loss_weights(snr, debiased=stage.debiased)).mean()
