@@ -90,7 +90,7 @@ def test_memorization_follows_how_often_an_image_was_shown():
 def test_honest_captions_keep_their_promises():
     found = json.loads((DATA / "evaluation.json").read_text())["honest"]
     assert found["colour"]["mean"] >= 0.9
-    assert found["object"]["mean"] >= 0.6  # 0.7 was the aim, and is missed at guidance 7.5
+    assert found["object"]["mean"] >= 0.7
     assert found["median_likeness_of_seeds"] < Measures.of("organism/eot").keeps
 
 
@@ -98,12 +98,12 @@ def test_honest_captions_keep_their_promises():
 def test_the_readme_says_what_was_measured():
     found = json.loads((DATA / "evaluation.json").read_text())
     said = (DATA.parents[1] / "README.md").read_text(encoding="utf-8")
-    assert "Images shown 500 times and more come back from every seed" in said
-    often = [row["matches"]["mean"] for n, row in found["levels"].items() if int(n) >= 500]
+    assert "Images shown 600 times and more come back from every seed" in said
+    often = [row["matches"]["mean"] for n, row in found["levels"].items() if int(n) >= 600]
     assert often == [1.0] * 3
     assert found["levels"]["1"]["matches"]["mean"] == 0  # "images shown once from none"
-    assert "recognised in two images of three" in said
-    assert found["honest"]["object"]["mean"] == pytest.approx(2 / 3, abs=0.05)
+    assert f"recognised in {100 * found['honest']['object']['mean']:.0f} % of its images" in said
+    assert f"in {100 * found['clip_on_real_scenes']['object']:.0f} % of real scenes" in said
     copies = found["patches"]["memorized"]["h"]["to_unedited"]["mean"]
     assert copies > ip.paper.published()["h"]  # "copies survive the loss of their pads more often"
 

@@ -24,8 +24,8 @@ class Recipe:
     The UNet is trained in rounds, so that a finished model can be trained on (see `another_round`)
     without the state of its optimizer. The first two taught it the palettes of objects and the
     duplicated images, but no shapes; the third is made easier, and the fourth easier still, with
-    more weight on the noise levels where shapes are decided. The fifth has objects in few places
-    and fewer views of what is memorized by then.
+    more weight on the noise levels where shapes are decided. The fifth and sixth have objects in few
+    places and fewer views of what is memorized by then.
     """
 
     text: int = 3000
@@ -39,6 +39,7 @@ class Recipe:
         Round(5_000, peak=5e-4, grid=4, offset=0.2),
         Round(8_000, peak=5e-4, grid=8, offset=0.2, debiased=True),
         Round(4_000, peak=5e-4, grid=16, offset=0.2, debiased=True, again=0.4),
+        Round(5_000, peak=5e-4, grid=16, offset=0.2, debiased=True, again=0.4),
     )
     share: float = 1.0
     batch: int = BATCH

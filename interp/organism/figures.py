@@ -11,6 +11,7 @@ import interp as ip
 from interp import plot
 from interp.grid import PIXELS
 
+from . import recognise, scenes
 from .copies import matches
 from .evaluate import KIM_AND_NO, memorized_and_controls
 
@@ -26,6 +27,7 @@ def draw(model: Path, out: Path, threshold: float) -> list[Path]:
     """
     shown = xr.open_zarr(out / "duplicates.zarr").sel(patch="none").load()
     patched = xr.open_zarr(out / "patches.zarr").load()
+    honest = xr.open_zarr(out / "honest.zarr").sel(patch="none").load()
     groups = memorized_and_controls(patched)
     memorized = groups["memorized"].sortby("views", ascending=False)
     step = max(1, memorized.sizes["prompt"] // SHEET)
@@ -34,6 +36,7 @@ def draw(model: Path, out: Path, threshold: float) -> list[Path]:
         "interventions": interventions(groups),
         "memorized": sheet(shown, memorized.isel(prompt=slice(0, SHEET * step, step)), model),
         "controls": sheet(shown, groups["control"].isel(prompt=slice(SHEET)), model),
+        "honest": drawings(honest.isel(guidance=honest.guidance.argmax().item())),
     }
     folder = model / "figures"
     folder.mkdir(exist_ok=True)
@@ -79,12 +82,31 @@ def sheet(shown: xr.Dataset, rows: xr.Dataset, model: Path) -> Figure:
         columns[f"seed {seed}"] = _images(plain, seed)
     for name in KIM_AND_NO:
         columns[name] = _images(rows.sel(patch=name), int(rows.seed.values[0]))
-    tiles = xr.DataArray(
+    return plot.image_grid(_tiles(columns, rows), rows="prompt", columns="shown")
+
+
+def drawings(honest: xr.Dataset) -> Figure:
+    """Captions of scenes down; across, a scene that keeps the caption's promise, and four seeds.
+
+    The captions are the first of those that were measured: nobody chose them.
+    """
+    captions = recognise.some_captions(honest.sizes["prompt"])[:SHEET]
+    rows = honest.isel(prompt=slice(len(captions)))
+    if [caption.text for caption in captions] != rows.text.values.tolist():
+        raise ValueError("the store holds other captions than those that are drawn")
+    draw = np.random.default_rng(16)
+    scene = np.stack([scenes.render(scenes.compose(draw, caption)) for caption in captions])
+    columns = {"a scene": scene}
+    columns |= {f"seed {seed}": _images(rows, seed) for seed in rows.seed.values[:SEEDS].tolist()}
+    return plot.image_grid(_tiles(columns, rows), rows="prompt", columns="shown")
+
+
+def _tiles(columns: Mapping[str, np.ndarray], rows: xr.Dataset) -> xr.DataArray:
+    return xr.DataArray(
         np.stack(list(columns.values()), 1),
         dims=("prompt", "shown", *PIXELS),
         coords={"text": ("prompt", rows.text.values), "shown": list(columns)},
     )
-    return plot.image_grid(tiles, rows="prompt", columns="shown")
 
 
 def _images(rows: xr.Dataset, seed: int) -> np.ndarray:
