@@ -113,7 +113,10 @@ def test_the_evaluation_measures_everything_that_the_card_says(made, tmp_path, m
         assert in_all == pytest.approx(24 * at["1"] + 12 * at["4"], abs=0.01)
     drawn = figures.draw(out, tmp_path, found["descriptor"]["threshold"])
     assert all(path.stat().st_size > 10_000 for path in drawn)
+    names = {"views", "interventions", "memorized", "controls", "honest"}
+    assert {path.stem for path in drawn} == names
     text = card.write(out, found).read_text()
+    assert all(f"(../figures/{name}.png)" in text for name in names)
     assert json.loads((out / "evaluation.json").read_text()) == found
     assert (
         f"| h: zero pad | {card.number(found['patches']['memorized']['h']['to_unedited'])}" in text

@@ -36,7 +36,7 @@ def draw(model: Path, out: Path, threshold: float) -> list[Path]:
         "interventions": interventions(groups),
         "memorized": sheet(shown, memorized.isel(prompt=slice(0, SHEET * step, step)), model),
         "controls": sheet(shown, groups["control"].isel(prompt=slice(SHEET)), model),
-        "honest": drawings(honest.isel(guidance=honest.guidance.argmax().item())),
+        "honest": drawings(honest.sel(guidance=honest.guidance.values.max())),
     }
     folder = model / "figures"
     folder.mkdir(exist_ok=True)
