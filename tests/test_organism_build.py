@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from interp.organism import (
     recognise,
     scenes,
     training,
+    vae,
 )
 
 
@@ -87,6 +90,24 @@ def test_a_model_that_has_had_every_round_is_not_trained_on(made):
     with pytest.raises(ip.InterpError, match="It has had 2, and the recipe has 2"):
         build.another_round(out, work, build.QUICK)
     assert (out / "memorized.csv").read_bytes() == before
+
+
+def test_a_built_model_is_trained_on_by_its_own_encoder(made, tmp_path):
+    """What `interp organism round` does; `build` gives rounds a cheaper form of the encoder."""
+    out, work = tmp_path / "model", tmp_path / "work"
+    shutil.copytree(made[0], out)
+    before = ip.load(out / "eot").pipe.unet.state_dict()
+    recipe = replace(build.QUICK, unet=(*build.QUICK.unet, build.Round(2)))
+    build.another_round(out, work, recipe)
+    after = ip.load(out / "eot").pipe.unet.state_dict()
+    assert all(torch.isfinite(weights).all() for weights in after.values())
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert build.duplicates.rounds(out, recipe.share) == len(recipe.unet)
+    linear = vae.train_linear(made[1], steps=build.QUICK.linear)
+    images = vae.pictures(9, 0, 4)
+    with torch.no_grad():
+        own = ip.load(out / "eot").pipe.vae.encode(images).latent_dist.mode()
+        assert torch.allclose(own, linear.encode(images), atol=0.05)
 
 
 def test_the_evaluation_measures_everything_that_the_card_says(made, tmp_path, monkeypatch):
