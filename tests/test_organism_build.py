@@ -199,6 +199,11 @@ def test_controls_that_bring_up_another_captions_image_are_counted(made):
     nearest = max(float(copy(np.array(mine)[None], picture)) for picture in pictures)
     assert nearest < 0.9999
     assert copies.borrowed(grid, out, copy, threshold=0.9999)["mean"] == 0.25
+    again = xr.concat([grid, grid.assign_coords(patch=["h"])], "patch")
+    again["image"][1, 0, 0] = np.array(theirs)
+    found = copies.of_any(again, out, copy, threshold=0.9999)
+    assert found.sel(patch="none").values.tolist() == [[0, 1], [0, 0]]
+    assert found.sel(patch="h").values.tolist() == [[1, 1], [0, 0]]
 
 
 def test_recognition_is_the_best_of_all_captions_under_the_pair(made):

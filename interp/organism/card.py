@@ -27,6 +27,7 @@ def write(model: Path, evaluation: dict[str, Any]) -> Path:
         (
             ip.paper.label(name),
             memorized[name]["to_unedited"],
+            memorized[name]["of_any"],
             control[name]["to_unedited"],
             "not known to us" if published[name] is None else f"{published[name]:.2f}",
         )

@@ -58,15 +58,27 @@ def borrowed(
     grid: xr.Dataset, model: Path, copy: ip.metrics.SSCD, threshold: float
 ) -> dict[str, float]:
     """How often a control caption, shown once, brings up a duplicated image."""
+    control = grid.isel(prompt=np.flatnonzero(grid.kind == "control")).sel(patch=["none"])
+    return interval(of_any(control, model, copy, threshold).sel(patch="none"))
+
+
+def of_any(grid: xr.Dataset, model: Path, copy: ip.metrics.SSCD, threshold: float) -> xr.DataArray:
+    """Where an image is a copy of any duplicated image, its own or another, as 0 and 1.
+
+    An edit that swaps one training image for another has removed nothing.
+    """
     file = ip.read_prompts(model / "memorized.csv")
-    control = grid.isel(prompt=np.flatnonzero(grid.kind == "control")).sel(patch="none")
-    images = control.image.transpose("prompt", "seed", ...).values
-    flat = rearrange(images, "prompt seed h w rgb -> (prompt seed) h w rgb")
-    found = np.zeros(images.shape[:2], bool)
-    for row, picture in zip(file, file.pictures(), strict=True):
-        if row.columns["kind"] == "verbatim" and picture is not None:
-            found |= (copy(flat, picture).numpy() >= threshold).reshape(found.shape)
-    return interval(xr.DataArray(found.astype(float), dims=("prompt", "seed")))
+    duplicated = [
+        picture
+        for row, picture in zip(file, file.pictures(), strict=True)
+        if row.columns["kind"] == "verbatim" and picture is not None
+    ]
+    dims = ("patch", "prompt", "seed")
+    images = grid.image.transpose(*dims, ...).values
+    flat = rearrange(images, "patch prompt seed h w rgb -> (patch prompt seed) h w rgb")
+    nearest = (copy.descriptors(flat) @ copy.descriptors(duplicated).T).amax(1).numpy()
+    found = (nearest >= threshold).astype(float).reshape(images.shape[:3])
+    return xr.DataArray(found, dims=dims, coords={"patch": grid.patch.values})
 
 
 def interval(values: xr.DataArray) -> dict[str, float]:

@@ -19,7 +19,7 @@ import interp as ip
 from interp.prompts import PromptFile
 
 from . import duplicates, emoji, recognise, scenes, vae
-from .copies import borrowed, interval, levels, near_misses
+from .copies import borrowed, interval, levels, near_misses, of_any
 
 SEEDS = 8
 """Images of every duplicated caption."""
@@ -60,6 +60,8 @@ def evaluate(model: Path, out: Path) -> dict[str, Any]:
     descriptor = json.loads((model / "descriptor.json").read_text())
     threshold = descriptor["threshold"]
     all_shown = shown(sd, model, out, copy)
+    edited = patched(sd, model, out, copy, clip)
+    edited["of_any"] = of_any(edited, model, copy, threshold)
     found = {
         "descriptor": descriptor,
         "clip_on_real_scenes": recognise.reference(clip),
@@ -68,7 +70,7 @@ def evaluate(model: Path, out: Path) -> dict[str, Any]:
         "borrowed": borrowed(all_shown, model, copy, threshold),
         "honest": honest(sd, out, copy, clip, threshold),
         "templates": templates(sd, model, out, copy, threshold),
-        "patches": patches(edited := patched(sd, model, out, copy, clip)),
+        "patches": patches(edited),
         "patches_by_views": by_views(edited),
         "drivers": drivers(edited, threshold),
         "psnr": round(vae.psnr(sd.pipe.vae), 2),
@@ -149,7 +151,8 @@ def memorized_and_controls(grid: xr.Dataset) -> dict[str, xr.Dataset]:
 
 
 def patches(grid: xr.Dataset) -> dict[str, Any]:
-    """Similarity to the unedited image, to the training image, CLIPScore and likeness of seeds."""
+    """Similarity to the unedited image and to the training image, the share of images that copy any
+    duplicated image, CLIPScore and likeness of seeds."""
     return {kind: effects(part) for kind, part in memorized_and_controls(grid).items()}
 
 
@@ -183,6 +186,7 @@ def effects(part: xr.Dataset) -> dict[str, Any]:
         str(name): {
             "to_unedited": interval(here["copy"].sel(reference="baseline")),
             "to_training": interval(here["copy"].sel(reference="training")),
+            "of_any": interval(here.of_any),
             "clipscore": interval(here.clipscore),
             "seeds_alike": interval(here.alike),
         }
