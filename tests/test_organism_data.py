@@ -65,22 +65,22 @@ def test_scenes_keep_the_promise_of_their_captions():
     assert np.mean(named) > 0.99
 
 
-@pytest.mark.parametrize(("grid", "coarse"), [(4, 8), (8, 16), (16, 16)])
-def test_snapped_scenes_are_the_same_ones_on_a_grid(grid, coarse):
+def test_snapped_scenes_are_the_same_ones_on_a_grid():
+    grid = scenes.GRID
     for index in range(300):
         caption, free = scenes.scene(3, index)
-        what = scenes.snapped(free, grid)
+        what = scenes.snapped(free)
         assert (what.colours, what.split) == (free.colours, free.split)
         assert tuple(item.name for item in what.items) == caption.objects
         for item, was in zip(what.items, free.items, strict=True):
-            assert item.size % coarse == item.x % grid == item.y % grid == 0
+            assert item.size % grid == item.x % grid == item.y % grid == 0
             assert min(item.x, item.y) >= 0
             assert max(item.x, item.y) + item.size <= scenes.SIZE
             assert item.size > 0
-            assert abs(item.size - was.size) <= coarse / 2
+            assert abs(item.size - was.size) <= grid / 2
             # A corner moves by half a cell, and by as much as the object grew at the far edge.
-            assert max(abs(item.x - was.x), abs(item.y - was.y)) <= (grid + coarse) / 2
-        assert scenes.snapped(what, grid) == what
+            assert max(abs(item.x - was.x), abs(item.y - was.y)) <= grid
+        assert scenes.snapped(what) == what
 
 
 def test_render_puts_a_drawing_where_the_scene_says():
@@ -180,7 +180,8 @@ def test_what_the_denoiser_is_shown_is_what_the_table_names():
     assert unet.shown(5, seed=0, sample=9) == unet.shown(5, seed=0, sample=10)
     family = len(rows) + 2
     assert unet.shown(family, 0, 40) == duplicates.template_view(2, 40)
-    assert unet.shown(unet.SCENE, 0, 40) == scenes.scene(0, 40)
+    caption, scene = scenes.scene(0, 40)
+    assert unet.shown(unet.SCENE, 0, 40) == (caption, scenes.snapped(scene))
 
 
 def test_the_table_is_the_truth_about_the_files_beside_it(tmp_path):

@@ -23,10 +23,7 @@ class Recipe:
     """Training steps of every stage; `share` scales the views of the duplicated images.
 
     The UNet is trained in rounds, so that a finished model can be trained on (see `another_round`)
-    without the state of its optimizer. The first two taught it the palettes of objects and the
-    duplicated images, but no shapes; the third is made easier, and the fourth easier still, with
-    more weight on the noise levels where shapes are decided. The fifth and sixth have objects in
-    few places and fewer views of what is memorized by then.
+    without the state of its optimizer.
     """
 
     text: int = 3000
@@ -35,12 +32,8 @@ class Recipe:
     vae: int = 4000
     descriptor: int = 400
     unet: tuple[Round, ...] = (
-        Round(7_000),
-        Round(9_000),
-        Round(5_000, peak=5e-4, grid=4, offset=0.2),
-        Round(8_000, peak=5e-4, grid=8, offset=0.2, debiased=True),
-        Round(4_000, peak=5e-4, grid=16, offset=0.2, debiased=True, again=0.4),
-        Round(5_000, peak=5e-4, grid=16, offset=0.2, debiased=True, again=0.4),
+        Round(13_000),
+        Round(8_000, peak=5e-4, again=0.6),
     )
     share: float = 1.0
     batch: int = BATCH
@@ -49,7 +42,7 @@ class Recipe:
 FULL = Recipe()
 QUICK = Recipe(
     text=6, sight=6, linear=40, vae=6, descriptor=6, share=0.0005, batch=32,
-    unet=(Round(8), Round(8, grid=4, offset=0.2, debiased=True)),
+    unet=(Round(8), Round(8)),
 )  # fmt: skip
 
 

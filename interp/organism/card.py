@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import interp as ip
 
-from . import descriptor, duplicates
+from . import descriptor, duplicates, scenes, unet
 from .build import FULL, trained
 from .evaluate import SEEDS
 
@@ -20,7 +20,7 @@ def write(model: Path, evaluation: dict[str, Any]) -> Path:
 
     >>> write(Path("data/organism"), evaluate(Path("data/organism"), Path("runs/evaluation")))
     """
-    unet = UNet2DConditionModel.from_pretrained(model / "eot" / "unet")
+    denoiser = UNet2DConditionModel.from_pretrained(model / "eot" / "unet")
     memorized, control = (evaluation["patches"][kind] for kind in ("memorized", "control"))
     published = ip.paper.published()
     edits = [
@@ -64,9 +64,11 @@ def write(model: Path, evaluation: dict[str, Any]) -> Path:
         template_views=f"{duplicates.views(duplicates.TEMPLATE_VIEWS, 1.0, worth):,}",
         example=top[0].caption.text,
         recipe=asdict(recipe),
+        grid=scenes.GRID,
+        offset=unet.OFFSET,
         seeds=SEEDS,
         false_positives=descriptor.FALSE_POSITIVES,
-        unet_millions=round(sum(p.numel() for p in unet.parameters()) / 1e6, 1),
+        unet_millions=round(sum(p.numel() for p in denoiser.parameters()) / 1e6, 1),
         size=round(sum(f.stat().st_size for f in (model / "eot").rglob("*")) / 1e6),
     )
     (model / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")

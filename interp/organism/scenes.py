@@ -14,6 +14,7 @@ import numpy as np
 from . import emoji
 
 SIZE = 64
+GRID = 16
 COLOURS = {
     "red": (205, 45, 50),
     "orange": (245, 145, 40),
@@ -148,17 +149,16 @@ def compose(draw: np.random.Generator, caption: Caption) -> Scene:
     return Scene(colours, split, tuple(items))
 
 
-def snapped(scene: Scene, grid: int) -> Scene:
-    """The scene with its objects on a grid of so many pixels, their sizes on one twice as coarse
-    (16 pixels at most).
+def snapped(scene: Scene) -> Scene:
+    """The scene with the corners and sizes of its objects on a grid of `GRID` pixels.
 
-    On the grid of the latents an object looks the same wherever it stands, and is learned once.
+    Latents are a fourth as fine: on their grid an object looks the same wherever it stands, and is
+    learned once.
     """
-    coarse = min(2 * grid, 16)
     items = []
     for item in scene.items:
-        size = coarse * round(item.size / coarse)
-        x, y = (min(grid * round(corner / grid), SIZE - size) for corner in (item.x, item.y))
+        size = GRID * round(item.size / GRID)
+        x, y = (min(GRID * round(corner / GRID), SIZE - size) for corner in (item.x, item.y))
         items.append(replace(item, size=size, x=x, y=y))
     return replace(scene, items=tuple(items))
 
