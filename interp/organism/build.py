@@ -23,7 +23,8 @@ class Recipe:
     """Training steps of every stage; `share` scales the views of the duplicated images.
 
     The UNet is trained in rounds, so that a finished model can be trained on (see `another_round`)
-    without the state of its optimizer.
+    without the state of its optimizer. The model in `data/organism` is of the recipe before this
+    one, as its card says; `data/checkpoints` has this one's first round.
     """
 
     text: int = 3000
