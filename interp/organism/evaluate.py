@@ -151,8 +151,7 @@ def memorized_and_controls(grid: xr.Dataset) -> dict[str, xr.Dataset]:
 
 
 def patches(grid: xr.Dataset) -> dict[str, Any]:
-    """Similarity to the unedited image and to the training image, the share of images that copy any
-    duplicated image, CLIPScore and likeness of seeds."""
+    """What every patch does to memorized captions and to controls (see `effects`)."""
     return {kind: effects(part) for kind, part in memorized_and_controls(grid).items()}
 
 
@@ -181,7 +180,7 @@ def drivers(grid: xr.Dataset, threshold: float) -> dict[str, int]:
 
 
 def effects(part: xr.Dataset) -> dict[str, Any]:
-    """What every patch does to these captions, on average."""
+    """Similarities, the share of copies of any duplicated image, CLIPScore, likeness of seeds."""
     return {
         str(name): {
             "to_unedited": interval(here["copy"].sel(reference="baseline")),
