@@ -21,6 +21,7 @@ from interp.organism import (
     figures,
     recognise,
     scenes,
+    templates,
     training,
     vae,
 )
@@ -112,9 +113,10 @@ def test_a_built_model_is_trained_on_by_its_own_encoder(made, tmp_path):
 
 def test_the_evaluation_measures_everything_that_the_card_says(made, tmp_path, monkeypatch):
     out, _ = made
-    fewer = {"SEEDS": 2, "FEWER": 2, "EDITED": 2, "HONEST": 4, "MEMBERS": 1, "PATCHED": 2}
+    fewer = {"SEEDS": 2, "FEWER": 2, "EDITED": 2, "HONEST": 4, "PATCHED": 2}
     for name, few in fewer.items():
         monkeypatch.setattr(evaluate, name, few)
+    monkeypatch.setattr(templates, "MEMBERS", 1)
     monkeypatch.setattr(ip, "load", lambda name: ip.models.load(name, steps=2))
     found = evaluate.evaluate(out, tmp_path)
     assert json.loads((tmp_path / "evaluation.json").read_text()) == found

@@ -1,4 +1,4 @@
-"""Build the embedded model, and measure it: the two commands of `interp organism`."""
+"""Build the embedded model, train it on, and measure it: the commands of `interp organism`."""
 
 from pathlib import Path
 from typing import Annotated

@@ -18,7 +18,7 @@ from einops import rearrange
 import interp as ip
 from interp.prompts import PromptFile
 
-from . import duplicates, emoji, recognise, scenes, vae
+from . import duplicates, recognise, scenes, templates, vae
 from .copies import borrowed, interval, levels, near_misses, of_any
 
 SEEDS = 8
@@ -36,8 +36,6 @@ LETTERS = {"prompt": "c", "eot": "f", "pad": "h"}
 TOP, PATCHED = 2, 3
 """Levels of views that count as memorized, and levels that are patched."""
 KIM_AND_NO = ("repad '!' and zero eot", "repad '!'", "zero pad 70 %")
-MEMBERS = 4
-"""Objects shown in each template family: the last ones, which no family was trained with."""
 
 
 def evaluate(model: Path, out: Path) -> dict[str, Any]:
@@ -69,7 +67,7 @@ def evaluate(model: Path, out: Path) -> dict[str, Any]:
         "near_misses": near_misses(all_shown, model, copy, threshold),
         "borrowed": borrowed(all_shown, model, copy, threshold),
         "honest": honest(sd, out, copy, clip, threshold),
-        "templates": templates(sd, model, out, copy, threshold),
+        "templates": templates.copied(sd, out / "templates.zarr", copy, threshold, FEWER),
         "patches": patches(edited),
         "patches_by_views": by_views(edited),
         "drivers": drivers(edited, threshold),
@@ -239,51 +237,6 @@ def promises_kept(
         "object": interval(xr.DataArray(right.astype(float), dims=over)),
         "colour": interval(xr.DataArray(hue.astype(float), dims=over)),
     }
-
-
-def templates(
-    sd: ip.Session, model: Path, out: Path, copy: ip.metrics.SSCD, threshold: float
-) -> dict[str, Any]:
-    """Template families, with objects they were not trained with: copied in the mask, not outside?
-
-    Similarity is between pictures whose free place is painted gray; spread is the standard
-    deviation of pixels (0..1) over the objects and seeds of a family.
-    """
-    held_out = emoji.names()[duplicates.TEMPLATE_OBJECTS :]
-    draw = np.random.default_rng(15)
-    texts, families = [], []
-    for family in duplicates.families():
-        for name in draw.permutation(held_out)[:MEMBERS]:
-            texts.append(family.caption.format(thing=name.title()))
-            families.append(family)
-    grid = ip.sweep(
-        sd, texts, None, FEWER, store=out / "templates.zarr", images=True
-    ).load().sel(patch="none")  # fmt: skip
-    images = grid.image.transpose("prompt", "seed", ...).values
-    inside = []
-    for family, made in zip(families, images, strict=True):
-        mask = family.mask()
-        fixed = scenes.render(family.scene)[None]
-        inside.append(copy(veiled(made, ~mask), veiled(fixed, ~mask)).numpy())
-    coords = {"group": ("prompt", [str(number // MEMBERS) for number in range(len(texts))])}
-    similar = xr.DataArray(np.stack(inside), dims=("prompt", "seed"), coords=coords)
-    of_family = rearrange(images, "(f m) s y x rgb -> f (m s) y x rgb", m=MEMBERS) / 255
-    spread = of_family.std(1).mean(-1)
-    masks = np.stack([family.mask() for family in duplicates.families()])
-    return {
-        "matches_inside": interval((similar >= threshold).astype(float)),
-        "similarity_inside": interval(similar),
-        "spread_inside": round(float(spread[masks].mean()), 4),
-        "spread_outside": round(float(spread[~masks].mean()), 4),
-        "families": duplicates.TEMPLATES,
-    }
-
-
-def veiled(images: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Pictures with a region painted gray."""
-    painted = images.copy()
-    painted[:, where] = 128
-    return painted
 
 
 def seconds(sd: ip.Session) -> dict[str, float]:
