@@ -24,7 +24,7 @@ class Recipe:
 
     The UNet is trained in rounds, so that a finished model can be trained on (see `another_round`)
     without the state of its optimizer. The model in `data/organism` is of the recipe before this
-    one, as its card says; `data/checkpoints` has this one's first round.
+    one, as its card says; `data/checkpoints` has what this one made.
     """
 
     text: int = 3000
@@ -35,6 +35,7 @@ class Recipe:
     unet: tuple[Round, ...] = (
         Round(13_000),
         Round(8_000, peak=5e-4, again=0.6),
+        Round(3_000, peak=4e-4, again=0.2),
     )
     share: float = 1.0
     batch: int = BATCH
