@@ -13,7 +13,7 @@ from . import duplicates, emoji, scenes
 from .copies import interval
 
 MEMBERS = 4
-"""Objects shown in each template family: the last ones, which no family was trained with."""
+"""Objects shown in each template family, drawn from those that no family was trained with."""
 
 
 def copied(
