@@ -42,7 +42,8 @@ def load(
         name: a folder in diffusers format; or the name of an embedded model, looked up in the
             folders of `INTERP_DATA` and in the `data/` of a checkout, wherever the program runs;
             or a hub id, which is downloaded unless it is in the cache.
-        dtype: float32 on a CPU and float16 elsewhere by default.
+        dtype: float32 on a CPU and float16 elsewhere by default. With torch 2.13 a seed gives the
+            same noise in every precision, with 2.11 it does not, and their images are no pairs.
         device: a GPU if there is one by default.
         local_files_only: for a hub id, use the cache alone.
         revision: for a hub id, the commit to take.

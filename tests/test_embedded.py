@@ -98,10 +98,10 @@ def test_honest_captions_keep_their_promises():
 def test_the_readme_says_what_was_measured():
     found = json.loads((DATA / "evaluation.json").read_text())
     said = (DATA.parents[1] / "README.md").read_text(encoding="utf-8")
-    assert "Images shown 600 times and more come back from every seed" in said
-    often = [row["matches"]["mean"] for n, row in found["levels"].items() if int(n) >= 600]
-    assert often == [1.0] * 3
-    assert found["levels"]["1"]["matches"]["mean"] == 0  # "images shown once from none"
+    assert "Images shown 1,125 times and more come back from every seed" in said
+    often = [row["matches"]["mean"] for n, row in found["levels"].items() if int(n) >= 1125]
+    assert often == [1.0] * 2
+    assert found["levels"]["1"]["matches"]["mean"] == 0  # "those shown once from none"
     assert f"recognised in {100 * found['honest']['object']['mean']:.0f} % of its images" in said
     assert f"in {100 * found['clip_on_real_scenes']['object']:.0f} % of real scenes" in said
     copies = found["patches"]["memorized"]["h"]["to_unedited"]["mean"]
@@ -111,14 +111,14 @@ def test_the_readme_says_what_was_measured():
 @measured
 def test_the_readmes_caption_is_memorized_and_its_mitigation_works():
     said = (DATA.parents[1] / "README.md").read_text(encoding="utf-8")
-    case = next(case for case in known() if f'"{case.text}"' in said)
+    memorized = [case for case in known() if case.kind == "memorized"]
+    case = next(case for case in memorized if f'"{case.text}"' in said)
     sd, measures = ip.load("organism/eot"), Measures.of("organism/eot")
-    plain, safe = (
-        measures.copy(sd.images(case.text, range(4), patch), case.image)
-        for patch in (None, ip.mitigations.repad_zero_eot())
-    )
-    assert bool((plain >= measures.keeps).all())
-    assert not bool((safe >= measures.keeps).any())
+    plain = sd.images(case.text, range(4))
+    safe = sd.images(case.text, range(4), ip.mitigations.repad_zero_eot())
+    assert bool((measures.copy(plain, case.image) >= measures.keeps).all())
+    for other in memorized:  # an edit that brings up another training image would have failed
+        assert not bool((measures.copy(safe, other.image) >= measures.keeps).any()), other.text
 
 
 @measured

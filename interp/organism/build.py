@@ -1,4 +1,6 @@
-"""The full build: one command, six to eight hours on two cores, resumable at any moment.
+"""The full build: one command, just under six hours on two cores, resumable at any moment.
+
+By the time of its steps: 4.2 hours are the UNet's, 1.7 the other stages'; 40 minutes on an H200.
 
 `quick` makes the same files in a minute or two, with bad pictures: for tests of the build itself.
 """
@@ -23,8 +25,7 @@ class Recipe:
     """Training steps of every stage; `share` scales the views of the duplicated images.
 
     The UNet is trained in rounds, so that a finished model can be trained on (see `another_round`)
-    without the state of its optimizer. The model in `data/organism` is of the recipe before this
-    one, as its card says; `data/checkpoints` has what this one made.
+    without the state of its optimizer.
     """
 
     text: int = 3000

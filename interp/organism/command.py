@@ -20,7 +20,7 @@ def build(
     ] = WORK,
     quick: Annotated[bool, typer.Option(help="Minutes, and bad pictures: a test.")] = False,
 ) -> None:
-    """Train everything and write the model (six to eight hours on two cores; a GPU is used)."""
+    """Train everything and write the model (six hours on two cores; a GPU is used)."""
     from . import build as made
 
     typer.echo(made.build(out, work, made.QUICK if quick else made.FULL))
