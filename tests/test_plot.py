@@ -159,6 +159,7 @@ def test_histograms_hold_every_score(rng):
     assert [ax.get_xlabel() for ax in several.axes[:3]] == ["a", "b", "c"]
     assert several.axes[1].get_title()
     assert not several.axes[0].get_title()
+    assert [text.get_text() for text in several.legends[0].get_texts()] == list(above)
     with pytest.raises(InterpError, match="no coordinate 'kind'"):
         plot.detector_scores(scores.drop_vars("kind"))
 

@@ -1,6 +1,7 @@
 """The report: what is shown is what was measured, and hostile prompts are only text."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,12 +14,14 @@ from analyses.cases import Case
 from interp import detect, report, results
 from interp.attribute.values import similarity
 from interp.cli import main
+from interp.report import figures
 from interp.report.assess import assess
-from interp.report.edits import PLAYERS
+from interp.report.edits import MITIGATION, PLAYERS
 from interp.report.findings import find
 from interp.report.page import number
 from interp.report.sections import reasons
 from interp.report.where import changes
+from interp.report.words import EDITS
 from tests.reporting import HOSTILE, THRESHOLD, dataset
 
 VOID = {"meta", "img", "br", "input", "line", "circle", "path", "use", "rect"}
@@ -118,6 +121,23 @@ def test_every_figure_of_the_page_is_there_as_png_and_pdf(hostile, tmp_path):
         files = {file.stem for file in (tmp_path / "figures").glob(f"*.{ending}")}
         assert len(files) == len(drawings) == 6
     assert {"summary", "where", "prompt-01-steps", "prompt-02-layers"} <= files
+
+
+def test_no_word_or_interval_of_the_summary_is_cut_off():
+    worst = {"role": MITIGATION, "copies": 1.0, "kept": (0.0, -0.2, 0.2)}
+    found = find(dataset())
+    shown = [said for said in EDITS.values() if "replaced" not in said]
+    effects = tuple(replace(found.effects[0], label=said, **worst) for said in shown)
+    figure = figures.summary(replace(found, effects=effects), 0.5)
+    figure.draw_without_rendering()
+    ax, edge = figure.axes[0], figure.bbox.padded(1)
+    for text in (ax.xaxis.label, *ax.texts):
+        box = text.get_window_extent()
+        assert edge.contains(box.x0, box.y0), text.get_text()
+        assert edge.contains(box.x1, box.y1), text.get_text()
+    ends = np.concatenate([line.get_xdata() for line in ax.lines])
+    assert ax.get_xlim()[0] <= ends.min()
+    assert ends.max() <= ax.get_xlim()[1]
 
 
 def test_the_answer_is_the_truth_that_was_put_in():

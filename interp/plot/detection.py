@@ -71,7 +71,7 @@ def detector_scores(
     rows = -(-len(shown) // 2)
     columns = min(2, len(shown))
     width = COLUMN if columns == 1 else PAGE
-    with canvas(rows, columns, width, 0.3 + 1.8 * rows) as (figure, axes):
+    with canvas(rows, columns, width, 0.5 + 1.8 * rows) as (figure, axes):
         for ax, (name, values) in zip(axes.flat, shown.items(), strict=False):
             table = values.to_dataframe(name="score").reset_index()
             names = list(kinds(values))
@@ -90,7 +90,9 @@ def detector_scores(
                 ax=ax,
             )
             ax.set(xlabel=name or "score", ylabel="share")
-            ax.get_legend().set_title(None)
+            key = ax.get_legend()
+            marks = key.legend_handles
+            key.remove()
             line = given.get(name)
             if line is not None:
                 ax.axvline(line, color="black", linewidth=0.8, linestyle="--")
@@ -99,6 +101,7 @@ def detector_scores(
                 ax.set_title("above: " + ", ".join(said))
         for ax in axes.flat[len(shown) :]:
             ax.set_axis_off()
+        figure.legend(marks, names, loc="outside lower center", ncols=len(names))
     return figure
 
 

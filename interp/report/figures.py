@@ -29,7 +29,7 @@ def summary(found: Findings, threshold: float) -> Figure:
         threshold: similarity from which on images are copies.
     """
     rows = removals(found)
-    with canvas(1, 1, COLUMN, 0.75 + 0.33 * len(rows)) as (figure, axes):
+    with canvas(1, 1, COLUMN, 0.87 + 0.33 * len(rows)) as (figure, axes):
         ax = axes[0, 0]
         for place, effect in enumerate(rows):
             middle, low, high = effect.kept
@@ -41,12 +41,16 @@ def summary(found: Findings, threshold: float) -> Figure:
             ax.plot([threshold] * 2, [place - 0.04, place + 0.4], color="#7f7f7f", linewidth=1.1)
             said = f"{effect.label}: {effect.copies:.0%} copies"
             weight = "bold" if effect.role in (NONE, MITIGATION) else "normal"
-            ax.text(0, place - 0.06, said, va="bottom", ha="left", fontsize=7, fontweight=weight)
-        ax.set_xlim(min(0.0, *(effect.kept[0] for effect in rows)), 1)
+            # From the axes' edge, and without a say in their width: the longest fills the figure.
+            ax.text(
+                0, place - 0.06, said, va="bottom", fontsize=6.5, fontweight=weight,
+                transform=ax.get_yaxis_transform(), in_layout=False,
+            )  # fmt: skip
+        ax.set_xlim(np.nanmin([0.0, *(end for effect in rows for end in effect.kept)]), 1)
         ax.set_ylim(len(rows) - 0.4, -0.55)
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
-        ax.set_xlabel(f"similarity to the training image (a copy from {threshold:.2f} on)")
+        ax.set_xlabel(f"similarity to the training image\n(a copy from {threshold:.2f} on)")
     return figure
 
 
