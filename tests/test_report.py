@@ -140,6 +140,16 @@ def test_no_word_or_interval_of_the_summary_is_cut_off():
     assert ends.max() <= ax.get_xlim()[1]
 
 
+@pytest.mark.parametrize("axis", ["step", "layer"])
+def test_the_key_of_a_prompts_attention_is_not_cut_off(axis):
+    figure = figures.attention(dataset(), 0, axis)
+    figure.draw_without_rendering()
+    key = figure.legends[0].get_window_extent()
+    assert len(figure.legends[0].get_texts()) == 4
+    assert figure.bbox.x0 <= key.x0
+    assert key.x1 <= figure.bbox.x1
+
+
 def test_the_answer_is_the_truth_that_was_put_in():
     data = dataset()
     found = find(data)

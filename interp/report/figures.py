@@ -82,7 +82,7 @@ def attention(data: xr.Dataset, prompt: int, axis: str) -> Figure:
     of = data.isel(prompt=prompt)
     mass = of.mass.mean("layer" if axis == "step" else "step")
     each = mass / of.tokens.where(of.tokens > 0)
-    with canvas(2, 1, COLUMN, 3.6, sharex=True) as (figure, axes):
+    with canvas(2, 1, COLUMN, 3.75, sharex=True) as (figure, axes):
         for ax, values, label in zip(
             axes[:, 0], (mass, each), ("in sum", "per token"), strict=True
         ):
@@ -91,7 +91,7 @@ def attention(data: xr.Dataset, prompt: int, axis: str) -> Figure:
         axes[0, 0].set_ylim(0, 1)
         axes[1, 0].set_yscale("log")
         numbered(axes[1, 0], data, axis)
-        legend(figure, axes[0, 0])
+        legend(figure, axes[0, 0], columns=2)
     return figure
 
 
