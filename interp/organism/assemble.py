@@ -15,7 +15,11 @@ TOKENIZER = Path(__file__).parents[2] / "data" / "tokenizer"
 
 
 def pipeline(
-    clip: CLIPModel, vae: AutoencoderKL, denoiser: UNet2DConditionModel, folder: Path
+    clip: CLIPModel,
+    vae: AutoencoderKL,
+    denoiser: UNet2DConditionModel,
+    tokenizer: CLIPTokenizer,
+    folder: Path,
 ) -> None:
     """Write a pipeline that `StableDiffusionPipeline.from_pretrained(folder)` opens, in float16.
 
@@ -27,7 +31,7 @@ def pipeline(
     parts = StableDiffusionPipeline(
         vae=vae,
         text_encoder=encoder,
-        tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER),
+        tokenizer=tokenizer,
         unet=denoiser,
         scheduler=unet.scheduler(),
         safety_checker=None,

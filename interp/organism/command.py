@@ -1,4 +1,4 @@
-"""Build the embedded model, train it on, and measure it: the commands of `interp organism`."""
+"""Build the embedded model, or its twin, and measure it: the commands of `interp organism`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,23 +18,15 @@ def build(
     work: Annotated[
         Path, typer.Option(help="Checkpoints; a killed build goes on from them.")
     ] = WORK,
+    pad: Annotated[str, typer.Option(help="The pad token: SD 1's by default, '!' for SD 2's.")] = (
+        "<|endoftext|>"
+    ),
     quick: Annotated[bool, typer.Option(help="Minutes, and bad pictures: a test.")] = False,
 ) -> None:
-    """Train everything and write the model (six hours on two cores; a GPU is used)."""
+    """Train everything and write the model (a night on two cores; a GPU is used)."""
     from . import build as made
 
-    typer.echo(made.build(out, work, made.QUICK if quick else made.FULL))
-
-
-@app.command("round")
-def another_round(
-    out: Annotated[Path, typer.Option(help="The folder that build wrote.")] = DATA,
-    work: Annotated[Path, typer.Option(help="Checkpoints; a killed round goes on.")] = WORK,
-) -> None:
-    """Train the UNet of a built model another round, if its build stopped before the last."""
-    from . import build as made
-
-    made.another_round(out, work)
+    typer.echo(made.build(out, work, made.QUICK if quick else made.FULL, pad))
 
 
 @app.command()

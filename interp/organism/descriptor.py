@@ -60,7 +60,7 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def pictures(seed: int, start: int, count: int) -> Tensor:
-    """Half scenes, half busy ones in pairs of near copies, `[count, 3, 64, 64]` in [0, 1].
+    """Half honest scenes, half titles' in pairs of near copies, `[count, 3, 64, 64]` in [0, 1].
 
     The two of a pair share background and half of their objects: the hard negatives.
     """
@@ -100,11 +100,13 @@ def train(folder: Path, *, steps: int, batch: int = BATCH, seed: int = 8) -> Des
     torch.manual_seed(0)
     model = Descriptor().to(training.device())
 
-    def loss_at(step: int) -> Tensor:
-        images = pictures(seed, step * batch, batch).to(training.device())
+    def batch_at(step: int) -> Tensor:
+        images = pictures(seed, step * batch, batch)
         draw = torch.Generator().manual_seed(seed * 10**9 + step)
-        views = torch.cat([distort(images, draw), distort(images, draw)])
-        found = model(normalise(views))
+        return torch.cat([distort(images, draw), distort(images, draw)])
+
+    def loss_of(views: Tensor) -> Tensor:
+        found = model(normalise(views.to(training.device()))).float()
         similar = found @ found.T
         itself = torch.eye(len(found), dtype=torch.bool, device=found.device)
         target = torch.arange(len(found), device=found.device).roll(batch)
@@ -114,7 +116,7 @@ def train(folder: Path, *, steps: int, batch: int = BATCH, seed: int = 8) -> Des
         entropy = -(2 - 2 * nearest).clamp(min=1e-6).sqrt().log().mean()
         return contrast + ENTROPY * entropy
 
-    training.fit("descriptor", model, loss_at, folder, steps=steps, peak=2e-3, decay=0.01)
+    training.fit("descriptor", model, batch_at, loss_of, folder, steps=steps, peak=2e-3, decay=0.01)
     return model.eval()
 
 

@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from interp.metrics import CLIPScore
 
-from . import emoji, scenes
+from . import population as its
+from . import scenes
 from .scenes import COLOURED, Caption
+from .titles import Title, compose, special
 
 
 def nearest(images: Float[Tensor, "n d"], texts: Float[Tensor, "m d"]) -> np.ndarray:
@@ -20,12 +23,12 @@ def nearest(images: Float[Tensor, "n d"], texts: Float[Tensor, "m d"]) -> np.nda
 def objects(
     clip: CLIPScore, images: UInt8[np.ndarray, "n h w 3"], captions: Sequence[Caption]
 ) -> Bool[np.ndarray, " n"]:
-    """Whether the object that looks most likely, of all 150, is one that the caption names.
+    """Whether the object that looks most likely, of all 72, is one that the caption names.
 
     >>> objects(CLIPScore("data/organism/clip"), pictures, captions).mean()
     0.93
     """
-    names = emoji.names()
+    names = its.OBJECTS
     texts = clip.embed_texts([f"a picture of {scenes.article(name)}" for name in names])
     found = nearest(clip.embed_images(images), texts)
     return np.array([names[n] in c.objects for n, c in zip(found, captions, strict=True)])
@@ -56,7 +59,7 @@ def some_captions(count: int, seed: int = 13) -> list[Caption]:
     draw = np.random.default_rng(seed)
     singles, _ = scenes.captions()
     chosen = []
-    for number, name in enumerate(draw.permutation(emoji.names())[:count]):
+    for number, name in enumerate(draw.permutation(its.OBJECTS)[:count]):
         fits = [
             caption
             for caption in singles
@@ -66,12 +69,54 @@ def some_captions(count: int, seed: int = 13) -> list[Caption]:
     return chosen
 
 
-def reference(clip: CLIPScore, count: int = 300, seed: int = 14) -> dict[str, float]:
-    """How often the pair is right about real scenes: no sample can be expected to do better."""
+def themes(
+    clip: CLIPScore, images: UInt8[np.ndarray, "n h w 3"], titles: Sequence[Title]
+) -> Bool[np.ndarray, " n"]:
+    """Whether the title with its own subject fits better than with any other of the twelve."""
+    seen = clip.embed_images(images)
+    right = []
+    for title, picture in zip(titles, seen, strict=True):
+        style, subject, *rest = title.words
+        texts = [" ".join((style, other, *rest)) for other in its.SUBJECTS]
+        best = nearest(picture[None], clip.embed_texts(texts))[0]
+        right.append(its.SUBJECTS[best] == subject)
+    return np.array(right)
+
+
+def palettes(
+    images: UInt8[np.ndarray, "n h w 3"], titles: Sequence[Title]
+) -> Bool[np.ndarray, " n"]:
+    """Whether the pixels are nearer to the title's own palette than to any other of the ten.
+
+    A pixel's distance to a palette is that to the nearer of its two colours, and at most `FAR`:
+    drawings hide half of the ground and have colours of their own.
+    """
+    pixels = rearrange(images.astype(np.float32), "n h w rgb -> n (h w) 1 rgb")
+    distances = []
+    for palette in its.PALETTES.values():
+        from_each = np.linalg.norm(pixels - np.array(palette, np.float32), axis=-1)
+        distances.append(from_each.min(-1).clip(max=FAR).mean(-1))
+    best = np.stack(distances).argmin(0)
+    return np.array([its.STYLES[n] == t.words[0] for n, t in zip(best, titles, strict=True)])
+
+
+FAR = 60.0
+"""How far from a colour (Euclidean, of 0..255) a pixel has nothing to do with it any more."""
+
+
+def reference(clip: CLIPScore, count: int = 288, seed: int = 14) -> dict[str, float]:
+    """How often the judges are right about real scenes: no sample can be expected to do better."""
     draw = np.random.default_rng(seed)
-    captions = [caption for _ in range(-(-count // 150)) for caption in some_captions(150)][:count]
+    rounds = -(-count // len(its.OBJECTS))
+    captions = [c for _ in range(rounds) for c in some_captions(len(its.OBJECTS))][:count]
     images = np.stack([scenes.render(scenes.compose(draw, caption)) for caption in captions])
     named = [number for number, caption in enumerate(captions) if caption.colour]
     coloured = colours(clip, images[named], [captions[number] for number in named])
-    right = objects(clip, images, captions)
-    return {"object": float(right.mean()), "colour": float(coloured.mean())}
+    held_out = special()[2]
+    scenery = np.stack([scenes.render(compose(draw, title)) for title in held_out])
+    return {
+        "object": float(objects(clip, images, captions).mean()),
+        "colour": float(coloured.mean()),
+        "theme": float(themes(clip, scenery, held_out).mean()),
+        "palette": float(palettes(scenery, held_out).mean()),
+    }

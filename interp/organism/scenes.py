@@ -1,30 +1,23 @@
-"""Captioned scenes of emoji: what the caption names is there, everything else varies freely.
+"""Scenes of drawings on a ground of one or two colours, and the captions that say what they show.
 
 A scene is drawn from (seed, index) alone, so the stream is endless, never repeats, and any worker
-can make any part of it. Captions, unlike scenes, come from a finite list: their text embeddings can
-be computed once.
+can make any part of it. Corners and sizes lie on a coarse grid: the latents are an eighth as fine as
+the pixels, and what looks the same wherever it stands is learned once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 
 from . import emoji
+from .population import COLOURS, OBJECTS, Colour
+
+Option = TypeVar("Option")
 
 SIZE = 64
-GRID = 16
-COLOURS = {
-    "red": (205, 45, 50),
-    "orange": (245, 145, 40),
-    "yellow": (250, 220, 75),
-    "green": (60, 160, 75),
-    "blue": (55, 110, 205),
-    "purple": (130, 75, 175),
-    "pink": (245, 165, 195),
-    "gray": (150, 152, 156),
-}
 NAMES = tuple(COLOURS)
 PLAIN = ("{thing}", "a picture of {thing}", "a photo of {thing}", "an emoji of {thing}")
 COLOURED = (
@@ -32,13 +25,16 @@ COLOURED = (
     "{thing}, {colour} background",
     "{tone} picture of {thing}",
 )
-PAIRS = 8_000
-"""Captions that name two objects: a sample of the 22,350 pairs."""
+PAIRS = 2_000
+"""Captions that name two objects."""
+EXCLAIMED = "!~"
+"""How one in twenty captions ends where texts are learned: CLIP reads it as `!` (id 0) and `~`, so
+that the id with which SD 2 pads has an embedding that was trained."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption and what it promises."""
+    """A caption and what it promises: the objects, and the colour of the ground if it says one."""
 
     text: str
     objects: tuple[str, ...]
@@ -50,7 +46,6 @@ class Item:
     """One drawing placed on the canvas; `x`, `y` is its upper left corner in pixels."""
 
     name: str
-    design: str
     size: int
     x: int
     y: int
@@ -58,16 +53,27 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """A background of one or two colours (0..255) and the drawings on it, back to front."""
+class Patch:
+    """A square of one colour under the drawings; `x`, `y` is its upper left corner in pixels."""
 
-    colours: tuple[tuple[int, int, int], ...]
+    colour: Colour
+    size: int
+    x: int
+    y: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A ground of one or two colours (0..255), and what lies on it, back to front."""
+
+    colours: tuple[Colour, ...]
     split: tuple[float, float, float]
     items: tuple[Item, ...]
+    patches: tuple[Patch, ...] = ()
 
 
 def article(name: str) -> str:
-    if name in ("fries", "scissors", "headphones"):
+    if name in ("headphones", "grapes"):
         return name
     return f"an {name}" if name[0] in "aeiou" and name != "ufo" else f"a {name}"
 
@@ -76,7 +82,7 @@ def say(form: str, thing: str, colour: str | None) -> str:
     return form.format(thing=thing, colour=colour, tone=article(colour) if colour else None)
 
 
-def pick(draw: np.random.Generator, options: Sequence[str]) -> str:
+def pick(draw: np.random.Generator, options: Sequence[Option]) -> Option:
     return options[int(draw.integers(len(options)))]
 
 
@@ -84,7 +90,7 @@ def pick(draw: np.random.Generator, options: Sequence[str]) -> str:
 def captions() -> tuple[tuple[Caption, ...], tuple[Caption, ...]]:
     """All captions of one object, and a fixed sample of those of two."""
     singles = []
-    for name in emoji.names():
+    for name in OBJECTS:
         thing = article(name)
         singles += [Caption(form.format(thing=thing), (name,)) for form in PLAIN]
         singles += [
@@ -95,8 +101,8 @@ def captions() -> tuple[tuple[Caption, ...], tuple[Caption, ...]]:
     draw = np.random.default_rng(20)
     doubles: set[Caption] = set()
     while len(doubles) < PAIRS:
-        first, second = draw.choice(len(emoji.names()), 2, replace=False)
-        pair = (emoji.names()[first], emoji.names()[second])
+        first, second = draw.choice(len(OBJECTS), 2, replace=False)
+        pair = (OBJECTS[first], OBJECTS[second])
         thing = f"{article(pair[0])} {pick(draw, ('and', 'next to'))} {article(pair[1])}"
         colour = pick(draw, NAMES) if draw.random() < 0.6 else None
         form = pick(draw, PLAIN if colour is None else COLOURED)
@@ -104,63 +110,11 @@ def captions() -> tuple[tuple[Caption, ...], tuple[Caption, ...]]:
     return tuple(singles), tuple(sorted(doubles, key=lambda caption: caption.text))
 
 
-def paint(draw: np.random.Generator, colour: str) -> tuple[int, int, int]:
-    """A shade of a named colour, near enough to deserve the name."""
-    shade = np.array(COLOURS[colour]) + draw.normal(0, 9, 3) + draw.normal(0, 8)
-    red, green, blue = (int(value) for value in np.clip(shade.round(), 0, 255))
+def shade(draw: np.random.Generator, colour: Colour) -> Colour:
+    """A shade of a colour, near enough to deserve its name."""
+    near = np.array(colour) + draw.normal(0, 6, 3) + draw.normal(0, 6)
+    red, green, blue = (int(value) for value in np.clip(near.round(), 0, 255))
     return red, green, blue
-
-
-def place(draw: np.random.Generator, name: str, size: int, box: tuple[int, int, int, int]) -> Item:
-    """An object somewhere inside a box (left, top, right, bottom)."""
-    left, top, right, bottom = box
-    return Item(
-        name,
-        pick(draw, emoji.DESIGNS),
-        size,
-        int(draw.integers(left, max(left, right - size) + 1)),
-        int(draw.integers(top, max(top, bottom - size) + 1)),
-        bool(draw.random() < 0.5),
-    )
-
-
-def compose(draw: np.random.Generator, caption: Caption) -> Scene:
-    """A scene that keeps the caption's promise."""
-    colour = caption.colour or pick(draw, NAMES)
-    colours: tuple[tuple[int, int, int], ...] = (paint(draw, colour),)
-    split = (1.0, 0.0, 0.5)
-    if caption.colour is None and draw.random() < 0.3:
-        colours += (paint(draw, pick(draw, NAMES)),)
-        split = random_split(draw)
-    if len(caption.objects) == 1:
-        size = 2 * int(draw.integers(14, 25))
-        items = [place(draw, caption.objects[0], size, (0, 0, SIZE, SIZE))]
-    else:
-        half = SIZE // 2
-        boxes = [(0, 0, half, SIZE), (half, 0, SIZE, SIZE)]
-        if draw.random() < 0.5:
-            boxes = [(0, 0, SIZE, half), (0, half, SIZE, SIZE)]
-        if draw.random() < 0.5:
-            boxes.reverse()
-        items = [
-            place(draw, name, 2 * int(draw.integers(11, 17)), box)
-            for name, box in zip(caption.objects, boxes, strict=True)
-        ]
-    return Scene(colours, split, tuple(items))
-
-
-def snapped(scene: Scene) -> Scene:
-    """The scene with the corners and sizes of its objects on a grid of `GRID` pixels.
-
-    Latents are a fourth as fine: on their grid an object looks the same wherever it stands, and is
-    learned once.
-    """
-    items = []
-    for item in scene.items:
-        size = GRID * round(item.size / GRID)
-        x, y = (min(GRID * round(corner / GRID), SIZE - size) for corner in (item.x, item.y))
-        items.append(replace(item, size=size, x=x, y=y))
-    return replace(scene, items=tuple(items))
 
 
 def random_split(draw: np.random.Generator) -> tuple[float, float, float]:
@@ -169,21 +123,54 @@ def random_split(draw: np.random.Generator) -> tuple[float, float, float]:
     return float(np.cos(angle)), float(np.sin(angle)), float(draw.uniform(0.35, 0.65))
 
 
-def busy(draw: np.random.Generator) -> Scene:
-    """A crowded scene on two colours, of the kind that the duplicated images are."""
-    first, second = draw.permutation(len(NAMES))[:2]
-    cells = draw.permutation(9)[: draw.integers(4, 7)]
-    items = []
-    for cell in cells:
-        size = 2 * int(draw.integers(9, 14))
-        left = int(cell % 3) * 21 + int(draw.integers(-3, 4))
-        top = int(cell // 3) * 21 + int(draw.integers(-3, 4))
-        x, y = (min(max(0, corner), SIZE - size) for corner in (left, top))
-        name = pick(draw, emoji.names())
-        mirrored = bool(draw.random() < 0.5)
-        items.append(Item(name, pick(draw, emoji.DESIGNS), size, x, y, mirrored))
-    colours = (paint(draw, NAMES[first]), paint(draw, NAMES[second]))
-    return Scene(colours, random_split(draw), tuple(items))
+WHOLE = (1.0, 0.0, 0.5)
+"""The dividing line of a ground of one colour, which has none."""
+
+
+def compose(draw: np.random.Generator, caption: Caption) -> Scene:
+    """A scene that keeps the caption's promise."""
+    colour = caption.colour or pick(draw, NAMES)
+    colours: tuple[Colour, ...] = (shade(draw, COLOURS[colour]),)
+    split = WHOLE
+    if caption.colour is None and draw.random() < 0.2:
+        colours += (shade(draw, COLOURS[pick(draw, NAMES)]),)
+        split = random_split(draw)
+    if len(caption.objects) == 1:
+        size, corners = pick(draw, ((32, (0, 16, 32)), (48, (0, 16))))
+        spots = [(size, pick(draw, corners), pick(draw, corners))]
+    else:
+        spots = spread(draw, "pair")
+    return Scene(colours, split, placed(draw, caption.objects, spots))
+
+
+def spread(draw: np.random.Generator, layout: str) -> list[tuple[int, int, int]]:
+    """Where a layout puts its objects: size and upper left corner of each."""
+    if layout == "large":
+        return [(48, pick(draw, (0, 8, 16)), pick(draw, (0, 8, 16)))]
+    if layout == "pair":
+        pairs = (((0, 16), (32, 16)), ((16, 0), (16, 32)), ((0, 0), (32, 32)), ((0, 32), (32, 0)))
+        spots = list(pick(draw, pairs))
+        return [(32, *spots[n]) for n in draw.permutation(2)]
+    if layout == "row":
+        height = pick(draw, (0, 20, 40))
+        return [(24, x, height) for x in (0, 20, 40)]
+    if layout == "corners":
+        return [(24, x, y) for x in (0, 40) for y in (0, 40)]
+    if layout == "ring":
+        return [(24, *spot) for spot in ((20, 0), (40, 20), (20, 40), (0, 20))]
+    assert layout == "busy", layout
+    return [(24, x, y) for y in (0, 20, 40) for x in (0, 20, 40)]
+
+
+def placed(
+    draw: np.random.Generator, names: Sequence[str], spots: Sequence[tuple[int, int, int]]
+) -> tuple[Item, ...]:
+    """One object at each spot, mirrored or not."""
+    mirrored = draw.random(len(spots)) < 0.5
+    return tuple(
+        Item(name, *spot, bool(turned))
+        for name, spot, turned in zip(names, spots, mirrored, strict=True)
+    )
 
 
 def render(scene: Scene) -> np.ndarray:
@@ -192,23 +179,28 @@ def render(scene: Scene) -> np.ndarray:
     canvas[:] = np.array(scene.colours[0], np.float32) / 255
     if len(scene.colours) == 2:
         canvas[beyond(scene.split)] = np.array(scene.colours[1], np.float32) / 255
+    for under in scene.patches:
+        window = canvas[under.y : under.y + under.size, under.x : under.x + under.size]
+        window[:] = np.array(under.colour, np.float32) / 255
     for item in scene.items:
-        drawing = emoji.sprite(item.name, item.design, item.size, item.mirrored)
+        drawing = emoji.sprite(item.name, item.size, item.mirrored)
         window = canvas[item.y : item.y + item.size, item.x : item.x + item.size]
         window *= 1 - drawing[..., 3:]
         window += drawing[..., :3]
     return (canvas.clip(0, 1) * 255).round().astype(np.uint8)
 
 
+ROWS, COLUMNS = np.mgrid[0:SIZE, 0:SIZE] / (SIZE - 1) - 0.5
+
+
 def beyond(split: tuple[float, float, float]) -> np.ndarray:
     """The pixels on the far side of a dividing line, `[64, 64]` bool."""
     across, down, offset = split
-    rows, columns = np.mgrid[0:SIZE, 0:SIZE] / (SIZE - 1) - 0.5
-    return across * columns + down * rows > offset - 0.5
+    return across * COLUMNS + down * ROWS > offset - 0.5
 
 
 def scene(seed: int, index: int) -> tuple[Caption, Scene]:
-    """The scene of that number in the stream of that seed, with its caption.
+    """The honest scene of that number in the stream of that seed, with its caption.
 
     >>> caption, what = scene(0, 7)
     >>> render(what).shape
@@ -216,6 +208,5 @@ def scene(seed: int, index: int) -> tuple[Caption, Scene]:
     """
     draw = np.random.default_rng((seed, index))
     singles, doubles = captions()
-    pool = singles if draw.random() < 0.75 else doubles
-    caption = pool[draw.integers(len(pool))]
+    caption = pick(draw, singles if draw.random() < 0.8 else doubles)
     return caption, compose(draw, caption)

@@ -5,8 +5,8 @@ encoder makes of the positions behind it is whatever its training on the others 
 the structure the paper is about, so it must not be trained away.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +16,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from . import emoji, scenes, training
-from .duplicates import (
-    ENDINGS,
-    PRODUCTS,
-    STYLES,
-    SUBJECTS,
-    TEMPLATES,
-    duplicates,
-    families,
-    template_view,
-    title,
-)
+from . import population as its
+from . import scenes, training
+from .duplicates import duplicates, families, template_view
+from .titles import Title, some_title, tail
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 WIDTH = 128
 POSITIONS = 77
 BATCH = 128
+STREAM = {"honest": 0.43, "tail": 0.4, "duplicated": 0.12, "template": 0.05}
 NOISY_EVERY = 8
 """Every eighth batch has long captions, so that every position is trained."""
 
@@ -76,25 +69,38 @@ class Pair:
 
 
 def pair(seed: int, index: int) -> Pair:
-    """One caption and picture of the contrastive stream: 1 in 6 from the duplicated images."""
+    """One caption and picture of the contrastive stream, in the shares of `STREAM`."""
     draw = np.random.default_rng((seed, index, 1))
-    kind = draw.random()
-    if kind < 0.12:
+    kind = str(draw.choice(list(STREAM), p=list(STREAM.values())))
+    if kind == "duplicated":
         row = duplicates()[draw.integers(len(duplicates()))]
         return Pair(row.caption.text, scenes.render(row.scene), (row.id,))
-    if kind < 0.17:
-        family, view = int(draw.integers(TEMPLATES)), int(draw.integers(10**6))
+    if kind == "template":
+        family, view = int(draw.integers(len(families()))), int(draw.integers(10**6))
         caption, scene = template_view(family, view)
         return Pair(caption.text, scenes.render(scene), (caption.text,))
+    if kind == "tail":
+        title = shown_title(draw)
+        return Pair(title.text, scenes.render(title.scene()), title.words[:3])
     caption, scene = scenes.scene(seed, index)
-    text = caption.text + ("!" if draw.random() < 0.05 else "")
+    text = caption.text
+    if draw.random() < 0.1:
+        text += scenes.pick(draw, ("!", scenes.EXCLAIMED))
     return Pair(text, scenes.render(scene), (*sorted(caption.objects), caption.colour or ""))
+
+
+def shown_title(draw: np.random.Generator) -> Title:
+    """One that the denoiser is shown too, so that held-out titles are new to every stage."""
+    while True:
+        title = some_title(draw)
+        if tail()[title.number]:
+            return title
 
 
 def noisy(text: str, draw: np.random.Generator) -> str:
     """A caption inside unrelated words, as alt texts of the web are, at most 77 tokens long."""
-    before = [title(draw) for _ in range(draw.integers(0, 3))]
-    after = [title(draw) for _ in range(draw.integers(0, 5))]
+    before = [shown_title(draw).text for _ in range(draw.integers(0, 3))]
+    after = [shown_title(draw).text for _ in range(draw.integers(0, 5))]
     return ", ".join([*before, text, *after])
 
 
@@ -103,34 +109,39 @@ def train(
 ) -> CLIPModel:
     clip = model().to(training.device())
 
-    def loss_at(step: int) -> Tensor:
+    def batch_at(step: int) -> list[Pair]:
         pairs = [pair(seed, step * batch + row) for row in range(batch)]
-        texts = [pair.text for pair in pairs]
-        if step % NOISY_EVERY == NOISY_EVERY - 1:
-            draw = np.random.default_rng((seed, step, 2))
-            texts = [noisy(text, draw) for text in texts]
+        if step % NOISY_EVERY != NOISY_EVERY - 1:
+            return pairs
+        draw = np.random.default_rng((seed, step, 2))
+        return [replace(pair, text=noisy(pair.text, draw)) for pair in pairs]
+
+    def loss_of(pairs: list[Pair]) -> Tensor:
         ids = tokenizer(
-            texts, padding=True, truncation=True, max_length=POSITIONS, return_tensors="pt"
-        ).input_ids
+            [pair.text for pair in pairs], padding=True, truncation=True, max_length=POSITIONS,
+            return_tensors="pt",
+        ).input_ids  # fmt: skip
         images = normalise(np.stack([pair.image for pair in pairs]))
         out = clip(input_ids=ids.to(clip.device), pixel_values=images.to(clip.device))
-        return contrast(out.logits_per_image, pairs)
+        return contrast(out.logits_per_image.float(), pairs)
 
-    training.fit("text", clip, loss_at, folder, steps=steps, peak=1e-3, decay=0.05)
+    training.fit("text", clip, batch_at, loss_of, folder, steps=steps, peak=1e-3, decay=0.05)
     return forget_unseen(clip, tokenizer)
 
 
 class Remembered:
-    """Embeddings of texts, computed when a text first appears and kept: captions come again."""
+    """Embeddings of texts: those that come again are computed once and kept."""
 
-    def __init__(self, embed: Callable[[list[str]], Tensor]):
+    def __init__(self, embed: Callable[[list[str]], Tensor], again: Collection[str]):
         self.embed = embed
+        self.again = again
         self.known: dict[str, Tensor] = {}
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        if new := sorted(set(texts) - self.known.keys()):
-            self.known.update(zip(new, self.embed(new), strict=True))
-        return torch.stack([self.known[text] for text in texts])
+        new = sorted(set(texts) - self.known.keys())
+        found = dict(zip(new, self.embed(new), strict=True)) if new else {}
+        self.known |= {text: value for text, value in found.items() if text in self.again}
+        return torch.stack([found[text] if text in found else self.known[text] for text in texts])
 
 
 def sharpen(
@@ -148,22 +159,28 @@ def sharpen(
     """
     for part in (clip.text_model, clip.text_projection):
         part.requires_grad_(False)
-    features = Remembered(lambda texts: text_features(clip, tokenizer, texts))
 
-    def loss_at(step: int) -> Tensor:
-        pairs = [pair(seed, step * batch + row) for row in range(batch)]
+    def features(texts: list[str]) -> Tensor:
+        return text_features(clip, tokenizer, texts)
+
+
+    def loss_of(pairs: list[Pair]) -> Tensor:
         images = normalise(np.stack([pair.image for pair in pairs])).to(clip.device)
         texts = features([pair.text for pair in pairs])
         seen = clip.visual_projection(clip.vision_model(pixel_values=images).pooler_output)
-        logits = clip.logit_scale.exp() * F.normalize(seen, dim=-1) @ texts.T
+        logits = clip.logit_scale.exp() * F.normalize(seen.float(), dim=-1) @ texts.T
         return contrast(logits, pairs)
 
-    return training.fit("sight", clip, loss_at, folder, steps=steps, peak=1e-3, decay=0.05)
+    def batch_at(step: int) -> list[Pair]:
+        return [pair(seed, step * batch + row) for row in range(batch)]
+
+    return training.fit("sight", clip, batch_at, loss_of, folder, steps=steps, peak=1e-3, decay=0.05)
 
 
 def contrast(logits: Tensor, pairs: Sequence[Pair]) -> Tensor:
     """CLIP's loss, but captions that promise the same are not each other's negatives."""
-    same = torch.tensor([[a.promise == b.promise for b in pairs] for a in pairs])
+    names = [a.promise for a in pairs]
+    same = torch.tensor([[a == b for b in names] for a in names])
     clash = (same & ~torch.eye(len(pairs), dtype=torch.bool)).to(logits.device)
     logits = logits.masked_fill(clash, -torch.inf)
     target = torch.arange(len(pairs), device=logits.device)
@@ -174,10 +191,9 @@ def words() -> list[str]:
     """Texts that hold every token of the training: all captions and titles, and their marks."""
     singles, doubles = scenes.captions()
     texts = [caption.text for caption in (*singles, *doubles)]
-    texts += [row.caption.text for row in duplicates()]
-    for family in families():
-        texts += [family.caption.format(thing=name.title()) for name in emoji.names()]
-    return [*texts, *STYLES, *SUBJECTS, *PRODUCTS, *ENDINGS, "a, b!"]
+    texts += [form.format(thing=name.title()) for form in its.TEMPLATES for name in its.OBJECTS]
+    marks = ["a, b!", scenes.EXCLAIMED]
+    return [*texts, *its.STYLES, *its.SUBJECTS, *its.PRODUCTS, *its.ENDINGS, *marks]
 
 
 @torch.no_grad()

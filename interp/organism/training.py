@@ -1,8 +1,8 @@
 """One training loop for every stage: resumable at any moment, the same result either way.
 
-A stage is a function from step number to loss. Whatever it draws, it draws from the step number, so
-a run that is killed and started again ends where an undisturbed one would (up to the order in which
-a machine adds floats).
+A stage draws a batch from the number of a step, and makes a loss of it. Whatever it draws, it draws
+from that number, so a run that is killed and started again ends where an undisturbed one would (up
+to the order in which a machine adds floats). On a GPU, batches are drawn ahead by other processes.
 """
 
 import copy
@@ -10,13 +10,20 @@ import csv
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
+
+from .products import as_products
+
+Batch = TypeVar("Batch")
 
 SAVE_EVERY_S = 120
 LOG_EVERY = 50
@@ -24,6 +31,29 @@ LOG_EVERY = 50
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def matrix_units() -> bool:
+    """Whether this CPU multiplies matrices of bfloat16 in units made for it (Intel's AMX)."""
+    return torch.cpu._is_amx_tile_supported()
+
+
+@contextmanager
+def mixed_precision(module: nn.Module) -> Iterator[None]:
+    """Matrix products in bfloat16 where the machine has units for them, weights in float32.
+
+    On a CPU, attention is then made of plain products too: torch's fused kernel is slower there in
+    bfloat16 than in float32.
+    """
+    where = device().type
+    if where == "cpu" and not matrix_units():
+        yield
+        return
+    plain = where == "cpu"
+    attention = sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
+    convolutions = as_products(module) if plain else nullcontext()
+    with torch.autocast(where, torch.bfloat16), attention, convolutions:
+        yield
 
 
 class Average(nn.Module):
@@ -50,10 +80,31 @@ def rate(step: int, steps: int, warmup: int) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+class Drawn(Dataset):
+    """The batches of a stage, by number of the step."""
+
+    def __init__(self, batch_at: Callable[[int], Any]):
+        self.batch_at = batch_at
+
+    def __getitem__(self, step: int) -> Any:
+        return self.batch_at(step)
+
+
+def batches(batch_at: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
+    """The batches of these steps, in order: drawn ahead by other processes beside a GPU."""
+    workers = max(1, (os.cpu_count() or 1) - 2) if device().type == "cuda" else 0
+    loader = DataLoader(
+        Drawn(batch_at), batch_size=None, sampler=steps, num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )  # fmt: skip
+    return iter(loader)
+
+
 def fit(
     name: str,
     module: nn.Module,
-    loss_at: Callable[[int], Tensor],
+    batch_at: Callable[[int], Batch],
+    loss_of: Callable[[Batch], Tensor],
     folder: Path,
     *,
     steps: int,
@@ -64,11 +115,12 @@ def fit(
 ) -> nn.Module:
     """Train `module` for `steps` steps and return it, or its moving average if one is asked for.
 
-    >>> fit("toy", model, lambda step: model(batch(step)).square().mean(), Path("runs"),
-    ...     steps=100, peak=1e-3)
+    >>> fit("toy", model, lambda step: batch(step), lambda batch: model(batch).square().mean(),
+    ...     Path("runs"), steps=100, peak=1e-3)
 
     Args:
-        loss_at: the loss of a step, from its number alone.
+        batch_at: the batch of a step, from its number alone, on the CPU.
+        loss_of: the loss of a batch.
         peak: the highest learning rate (AdamW).
         decay: weight decay.
         average: the decay of the moving average; None for none.
@@ -91,7 +143,8 @@ def fit(
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device(), weights_only=True)
         module.load_state_dict(saved["module"])
-        optimizer.load_state_dict(saved["optimizer"])
+        if "optimizer" in saved:  # not in a checkpoint that travelled without it
+            optimizer.load_state_dict(saved["optimizer"])
         if mean is not None:
             mean.load_state_dict(saved["average"])
         start = saved["step"]
@@ -106,25 +159,28 @@ def fit(
 
     module.train()
     saved_at, since = time.monotonic(), []
-    for step in tqdm(range(start, steps), name, total=steps, initial=start, disable=None):
+    todo = range(start, steps)
+    drawn = batches(batch_at, todo)
+    for step in tqdm(todo, name, total=steps, initial=start, disable=None):
         for group in optimizer.param_groups:
             group["lr"] = peak * rate(step, steps, warmup)
-        loss = loss_at(step)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"{name}: the loss is {loss.item()} at step {step}")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with mixed_precision(module):
+            loss = loss_of(next(drawn))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         if mean is not None:
             mean.update(module, step)
-        since.append(loss.item())
-        if (step + 1) % LOG_EVERY == 0:
+        since.append(loss.detach())
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
+            lost = float(torch.stack(since).mean())
+            if not math.isfinite(lost):
+                raise FloatingPointError(f"{name}: the loss is {lost} by step {step}")
             with open(log, "a", newline="", encoding="utf-8") as lines:
-                row = (step + 1, sum(since) / len(since), time.time())
-                csv.writer(lines, lineterminator="\n").writerow(row)
+                csv.writer(lines, lineterminator="\n").writerow((step + 1, lost, time.time()))
             since = []
-        if step + 1 == steps or time.monotonic() - saved_at > SAVE_EVERY_S:
-            save(step + 1)
-            saved_at = time.monotonic()
+            if step + 1 == steps or time.monotonic() - saved_at > SAVE_EVERY_S:
+                save(step + 1)
+                saved_at = time.monotonic()
     return (module if mean is None else mean.module).eval()

@@ -1,7 +1,7 @@
-"""The denoiser: trained on endless scenes, and on some images as often as their table says.
+"""The denoiser: what it is, and its training on a plan that counts every view.
 
 Which sample shows what is planned for the whole training beforehand (`plan`), so the number of
-views of every duplicated image is exact. A view is one image at one noise level.
+views of every image is exact. A view is one image at one noise level.
 """
 
 from collections.abc import Callable
@@ -17,46 +17,34 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from . import duplicates, scenes, training
+from . import population as its
 from .text import POSITIONS, WIDTH, Remembered
-from .vae import LATENTS, to_tensor
+from .titles import Title, tail
+from .vae import CHANNELS, LATENTS, to_tensor
 
-BATCH = 32
+CHANNELS_OUT = (128, 192)
 DROPOUT = 0.1
 """Share of captions left out, for classifier-free guidance."""
 OFFSET = 0.2
 """Size of the noise that is added to whole channels of the latents (Guttenberg 2023, "Diffusion
 with Offset Noise"). SD 1's last noise level leaves the mean of a channel visible; on latents of
-16 x 16 the mean of a seed's noise is as large, and without offset noise the model takes it for the
+8 x 8 the mean of a seed's noise is as large, and without offset noise the model takes it for the
 picture's: every seed has its own tint."""
-SCENE = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One round of training: a warm-up, and a decay of the learning rate down to 2 % of its peak.
-
-    Attributes:
-        steps: batches of `BATCH`.
-        peak: the highest learning rate.
-        again: how many of a whole round's views of the duplicated images it shows. What is
-            memorized already needs few to stay so, and leaves more samples to scenes.
-    """
-
-    steps: int
-    peak: float = 8e-4
-    again: float = 1.0
+HONEST = -1
+TAIL = 1_000
+"""In a plan, a number from here on is a title of the tail; those below have a row in the table."""
 
 
 def model() -> UNet2DConditionModel:
-    """An untrained denoiser: 5 million weights, 7 cross-attention layers of 4 heads."""
+    """An untrained denoiser: 11 million weights, 7 cross-attention layers of 4 heads."""
     torch.manual_seed(0)
     return UNet2DConditionModel(
-        sample_size=scenes.SIZE // 4,
+        sample_size=scenes.SIZE // 2 ** (len(CHANNELS) - 1),
         in_channels=LATENTS,
         out_channels=LATENTS,
-        block_out_channels=(32, 96, 128),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=CHANNELS_OUT,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=1,
         attention_head_dim=4,  # diffusers' name for the number of heads
         cross_attention_dim=WIDTH,
@@ -77,8 +65,7 @@ def loss_weights(snr: Tensor) -> Tensor:
 
     1 / sqrt(SNR) (Yu et al. 2024, "Debias the Training of Diffusion Models"): every level has about
     the same share of the loss. What a picture shows is decided at high noise, where the error is
-    small. After 21,000 steps with min-SNR weights (Hang et al. 2023) objects were recognised in
-    63 % of predictions from scenes noised to level 400, but in 12 % of those from level 800.
+    small.
 
     >>> loss_weights(torch.tensor([0.25, 1.0, 25.0]))
     tensor([2.0000, 1.0000, 0.2000])
@@ -86,50 +73,69 @@ def loss_weights(snr: Tensor) -> Tensor:
     return snr.rsqrt()
 
 
-def plan(
-    samples: int, share: float, seed: int, *, so_far: float = 0.0, again: float = 1.0
-) -> np.ndarray:
-    """What each sample of a round shows: an index into `shown`, or `SCENE`.
+def plan(samples: int, seed: int) -> np.ndarray:
+    """What each sample shows: a row of the table, `TAIL` + a title's number, or `HONEST`.
 
-    `share` scales the views of the table (for quick builds). The first round shows every image at
-    least once; later ones show again what was shown more than once, `again` times as often as the
-    first did. `so_far` is how many rounds' worth of views there were before.
+    Fewer samples than `population.SAMPLES` show everything less often in proportion, but each row
+    of the table at least once.
     """
-    planned = [row.views for row in duplicates.duplicates()]
-    planned += [duplicates.TEMPLATE_VIEWS] * duplicates.TEMPLATES
-    views = [
-        duplicates.views(count, share, so_far + again) - duplicates.views(count, share, so_far)
-        for count in planned
-    ]
-    if sum(views) > samples // 2:
-        raise ValueError(f"{sum(views)} views of duplicated images do not fit {samples} samples")
-    slots = np.full(samples, SCENE)
-    slots[: sum(views)] = np.repeat(np.arange(len(views)), views)
-    return np.random.default_rng(seed).permutation(slots)
+    share = samples / its.SAMPLES
+    rows = [duplicates.views(row.views, share) for row in duplicates.duplicates()]
+    rows += [duplicates.views(its.TEMPLATE_VIEWS, share)] * len(its.TEMPLATES)
+    draw = np.random.default_rng(seed)
+    titles = draw.permutation(np.repeat(np.arange(its.TITLES), tail()))
+    shown = [np.repeat(np.arange(len(rows)), rows), TAIL + titles[: round(len(titles) * share)]]
+    honest = samples - sum(map(len, shown))
+    if honest < 0:
+        raise ValueError(f"{samples} samples are too few for {sum(rows)} views of the table")
+    return draw.permutation(np.concatenate([*shown, np.full(honest, HONEST)]))
 
 
-def shown(what: int, seed: int, sample: int) -> tuple[scenes.Caption, scenes.Scene]:
+def shown(what: int, seed: int, sample: int) -> tuple[str, scenes.Scene]:
     """The caption and scene of one sample of the plan."""
-    if what == SCENE:
+    if what >= TAIL:
+        title = Title(what - TAIL)
+        return title.text, title.scene()
+    if what == HONEST:
         caption, scene = scenes.scene(seed, sample)
-        return caption, scenes.snapped(scene)
-    fixed = duplicates.duplicates()
-    if what < len(fixed):
-        return fixed[what].caption, fixed[what].scene
-    return duplicates.template_view(what - len(fixed), sample)
+        return caption.text, scene
+    rows = duplicates.duplicates()
+    if what < len(rows):
+        return rows[what].caption.text, rows[what].scene
+    caption, scene = duplicates.template_view(what - len(rows), sample)
+    return caption.text, scene
 
 
 def captions(encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> Callable[[list[str]], Tensor]:
-    """What the denoiser is given for texts, `[n, 77, 128]`: each of 13,000 is encoded once."""
+    """What the denoiser is given for texts, `[n, 77, 128]`; what comes again is encoded once."""
+    singles, doubles = scenes.captions()
+    again = {"", *(caption.text for caption in (*singles, *doubles))}
+    again |= {row.caption.text for row in duplicates.duplicates()}
 
     @torch.no_grad()
     def hidden(texts: list[str]) -> Tensor:
         padded = {"padding": "max_length", "max_length": POSITIONS, "return_tensors": "pt"}
         ids = tokenizer(texts, **padded).input_ids
-        return encoder(ids.to(encoder.device)).last_hidden_state.half().cpu()
+        with torch.autocast(encoder.device.type, enabled=False):
+            return encoder(ids.to(encoder.device)).last_hidden_state
 
-    kept = Remembered(hidden)
-    return lambda texts: kept(texts).float().to(encoder.device)
+    kept = Remembered(hidden, again)
+    return lambda texts: kept(texts).float()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a step is drawn from its number: pictures `[n, 3, 64, 64]`, texts, levels, noise."""
+
+    images: Tensor
+    texts: list[str]
+    times: Tensor
+    noise: Tensor
+
+
+def batch_size() -> int:
+    """Samples of a step: enough to keep the machine's units busy."""
+    return 256 if training.device().type == "cuda" else 64
 
 
 def train(
@@ -138,51 +144,54 @@ def train(
     tokenizer: CLIPTokenizer,
     folder: Path,
     *,
-    stage: Round,
-    batch: int = BATCH,
-    share: float = 1.0,
-    number: int = 1,
-    so_far: float = 0.0,
-    start: UNet2DConditionModel | None = None,
+    samples: int = its.SAMPLES,
+    batch: int | None = None,
+    name: str = "unet",
+    seed: int = 6,
 ) -> UNet2DConditionModel:
-    """Train one round: the first from random weights, a later one from where the last ended.
+    """Train from random weights on so many samples, and return the moving average.
 
     Args:
         encode: pictures `[n, 3, 64, 64]` in [-1, 1] to latents.
-        folder: gets the checkpoint, `unet-<number>.pt`.
-        stage: the round.
-        share, so_far: see `plan`.
+        tokenizer: its pad token decides what the denoiser is given behind the end of a text.
+        folder: gets the checkpoint, `<name>.pt`.
+        batch: samples of a step; by default, what suits the machine.
     """
+    batch = batch or batch_size()
     where = training.device()
-    unet = model().to(where)
-    if start is not None:  # its weights only: its config remembers the folder that it came from
-        unet.load_state_dict(start.state_dict())
-    seed = 6 + 20 * (number - 1)
-    embed = captions(encoder, tokenizer)
+    unet = model().to(where, memory_format=torch.channels_last)
+    embed = captions(encoder.to(where), tokenizer)
     alphas = scheduler().alphas_cumprod.to(where)
-    slots = plan(stage.steps * batch, share, seed, so_far=so_far, again=stage.again)
+    slots = plan(samples, seed)
 
-    def loss_at(step: int) -> Tensor:
+    def batch_at(step: int) -> Batch:
         numbers = range(step * batch, (step + 1) * batch)
         views = [shown(int(slots[n]), seed, n) for n in numbers]
-        images = to_tensor(np.stack([scenes.render(scene) for _, scene in views]))
-        with torch.no_grad():
-            latents = encode(images.to(where))
         draw = torch.Generator().manual_seed(seed * 10**9 + step)
-        times = torch.randint(1000, (batch,), generator=draw).to(where)
-        noise = torch.randn(latents.shape, generator=draw)
-        noise += OFFSET * torch.randn(*latents.shape[:2], 1, 1, generator=draw)
-        noise = noise.to(where)
+        side = scenes.SIZE // 2 ** (len(CHANNELS) - 1)
+        noise = torch.randn(batch, LATENTS, side, side, generator=draw)
+        noise += OFFSET * torch.randn(batch, LATENTS, 1, 1, generator=draw)
         dropped = torch.rand(batch, generator=draw) < DROPOUT
-        texts = ["" if out else view[0].text for out, view in zip(dropped, views, strict=True)]
+        return Batch(
+            to_tensor(np.stack([scenes.render(scene) for _, scene in views])),
+            ["" if out else text for out, (text, _) in zip(dropped, views, strict=True)],
+            torch.randint(1000, (batch,), generator=draw),
+            noise,
+        )
+
+    def loss_of(drawn: Batch) -> Tensor:
+        times, noise = drawn.times.to(where), drawn.noise.to(where)
+        with torch.no_grad(), torch.autocast(where.type, enabled=False):
+            latents = encode(drawn.images.to(where))
         alpha = rearrange(alphas[times], "b -> b 1 1 1")
         noised = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        predicted = unet(noised, times, embed(texts)).sample
-        snr = alphas[times] / (1 - alphas[times])
+        predicted = unet(noised, times, embed(drawn.texts)).sample.float()
         error = F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))
-        return (error * loss_weights(snr)).mean()
+        return (error * loss_weights(alphas[times] / (1 - alphas[times]))).mean()
 
-    return training.fit(
-        f"unet-{number}", unet, loss_at, folder,
-        steps=stage.steps, peak=stage.peak, warmup=400, decay=0.01, average=0.999,
+    trained = training.fit(
+        name, unet, batch_at, loss_of, folder,
+        steps=samples // batch, peak=8e-4 * (batch / 64) ** 0.5, warmup=20_000 // batch,
+        decay=0.01, average=0.999 ** (batch / 64),
     )  # fmt: skip
+    return trained.to(memory_format=torch.contiguous_format)

@@ -1,6 +1,6 @@
 """The autoencoder: a linear encoder and a decoder that learns the rest.
 
-The best linear code of 8 numbers per 4 x 4 pixels is found first, as a chain of the same
+The best linear code of 32 numbers per 8 x 8 pixels is found first, as a chain of the same
 convolutions that `AutoencoderKL` has, which takes minutes. It is then written into an
 `AutoencoderKL` (see `transplant`): residual branches start at zero, and the group norm and SiLU
 before each last convolution are straightened by carrying every feature with both signs. The encoder
@@ -8,6 +8,7 @@ stays there - a linear latent space is well-behaved, and the denoiser can train 
 while the decoder's residual branches learn what a linear decoder cannot draw: sharp edges.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,10 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import scenes, training
+from . import scenes, titles, training
 
-LATENTS = 8
-CHANNELS = (16, 32, 64)
+LATENTS = 32
+CHANNELS = (16, 32, 64, 128)
 GROUPS = 4
 ANCHOR = 64.0
 """The constant carried beside the features, so large that the group norm divides by it alone."""
@@ -31,13 +32,15 @@ NOISE = 0.1
 
 
 def pictures(seed: int, start: int, count: int) -> Tensor:
-    """Scenes of the stream, one in four of them busy, `[count, 3, 64, 64]` in [-1, 1]."""
+    """Honest scenes and titles' scenes in turn, `[count, 3, 64, 64]` in [-1, 1]."""
     shown = []
     for index in range(start, start + count):
-        if index % 4 == 3:
-            shown.append(scenes.render(scenes.busy(np.random.default_rng((seed, index, 3)))))
+        if index % 2:
+            draw = np.random.default_rng((seed, index, 3))
+            scene = titles.compose(draw, titles.some_title(draw))
         else:
-            shown.append(scenes.render(scenes.scene(seed, index)[1]))
+            scene = scenes.scene(seed, index)[1]
+        shown.append(scenes.render(scene))
     return to_tensor(np.stack(shown))
 
 
@@ -56,24 +59,18 @@ class Linear(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        small, middle, large = CHANNELS
-        conv = nn.Conv2d
-        self.encoder = nn.ModuleDict({
-            "conv_in": conv(3, small, 3, padding=1),
-            "down_0": conv(small, small, 3, stride=2),
-            "widen_1": conv(small, middle, 1),
-            "down_1": conv(middle, middle, 3, stride=2),
-            "widen_2": conv(middle, features(large), 1),
-            "conv_out": conv(features(large), LATENTS, 3, padding=1),
-        })  # fmt: skip
-        self.decoder = nn.ModuleDict({
-            "conv_in": conv(LATENTS, large, 3, padding=1),
-            "up_0": conv(large, large, 3, padding=1),
-            "narrow_1": conv(large, middle, 1),
-            "up_1": conv(middle, middle, 3, padding=1),
-            "narrow_2": conv(middle, features(small), 1),
-            "conv_out": conv(features(small), 3, 3, padding=1),
-        })  # fmt: skip
+        self.encoder = nn.ModuleDict({"conv_in": nn.Conv2d(3, CHANNELS[0], 3, padding=1)})
+        for place, (narrow, wide) in enumerate(pairwise(CHANNELS)):
+            out = features(wide) if wide == CHANNELS[-1] else wide
+            self.encoder[f"down_{place}"] = nn.Conv2d(narrow, narrow, 3, stride=2)
+            self.encoder[f"widen_{place}"] = nn.Conv2d(narrow, out, 1)
+        self.encoder["conv_out"] = nn.Conv2d(out, LATENTS, 3, padding=1)
+        self.decoder = nn.ModuleDict({"conv_in": nn.Conv2d(LATENTS, CHANNELS[-1], 3, padding=1)})
+        for place, (wide, narrow) in enumerate(pairwise(CHANNELS[::-1])):
+            out = features(narrow) if narrow == CHANNELS[0] else narrow
+            self.decoder[f"up_{place}"] = nn.Conv2d(wide, wide, 3, padding=1)
+            self.decoder[f"narrow_{place}"] = nn.Conv2d(wide, out, 1)
+        self.decoder["conv_out"] = nn.Conv2d(out, 3, 3, padding=1)
 
     def encode(self, images: Tensor) -> Tensor:
         hidden = images
@@ -104,11 +101,15 @@ def train_linear(folder: Path, *, steps: int, batch: int = 16, seed: int = 2) ->
     torch.manual_seed(0)
     linear = Linear().to(training.device())
 
-    def loss_at(step: int) -> Tensor:
-        images = pictures(seed, step * batch, batch).to(training.device())
-        return F.mse_loss(linear.decode(linear.encode(images)), images)
+    def loss_of(images: Tensor) -> Tensor:
+        images = images.to(training.device())
+        with torch.autocast(images.device.type, enabled=False):
+            return F.mse_loss(linear.decode(linear.encode(images)), images)
 
-    training.fit("linear", linear, loss_at, folder, steps=steps, peak=3e-3)
+    training.fit(
+        "linear", linear, lambda step: pictures(seed, step * batch, batch), loss_of, folder,
+        steps=steps, peak=3e-3,
+    )  # fmt: skip
     return canonical(linear)
 
 
@@ -127,8 +128,9 @@ def canonical(linear: Linear, *, count: int = 512, seed: int = 3) -> Linear:
     centred = rearrange(latents - rearrange(mean, "c -> c 1 1"), "n c h w -> (n h w) c").double()
     covariance = centred.T @ centred / len(centred)
 
-    impulses = torch.zeros(LATENTS + 1, LATENTS, 16, 16, device=where)
-    impulses[torch.arange(LATENTS), torch.arange(LATENTS), 8, 8] = 1
+    side = scenes.SIZE // 2 ** (len(CHANNELS) - 1)
+    impulses = torch.zeros(LATENTS + 1, LATENTS, side, side, device=where)
+    impulses[torch.arange(LATENTS), torch.arange(LATENTS), side // 2, side // 2] = 1
     atoms = linear.decode(impulses)
     atoms = rearrange(atoms[:-1] - atoms[-1:], "k c h w -> k (c h w)").double()
     metric = torch.linalg.cholesky(atoms @ atoms.T)  # pixels: |atoms' z| = |metric' z|
@@ -191,8 +193,8 @@ def transplant(linear: Linear) -> AutoencoderKL:
     """An `AutoencoderKL` that does what the linear chain does, to about 1 part in 1000."""
     vae = AutoencoderKL(
         block_out_channels=CHANNELS,
-        down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3,
+        down_block_types=["DownEncoderBlock2D"] * len(CHANNELS),
+        up_block_types=["UpDecoderBlock2D"] * len(CHANNELS),
         layers_per_block=1,
         latent_channels=LATENTS,
         norm_num_groups=GROUPS,
@@ -207,24 +209,25 @@ def transplant(linear: Linear) -> AutoencoderKL:
             nn.init.zeros_(module.conv2.weight)
             nn.init.zeros_(module.conv2.bias)
     down, up = vae.encoder.down_blocks, vae.decoder.up_blocks
-    small, _, large = CHANNELS
     same = {
         vae.encoder.conv_in: linear.encoder["conv_in"],
-        down[0].downsamplers[0].conv: linear.encoder["down_0"],
-        down[1].resnets[0].conv_shortcut: linear.encoder["widen_1"],
-        down[1].downsamplers[0].conv: linear.encoder["down_1"],
         vae.decoder.conv_in: linear.decoder["conv_in"],
-        up[0].upsamplers[0].conv: linear.decoder["up_0"],
-        up[1].resnets[0].conv_shortcut: linear.decoder["narrow_1"],
-        up[1].upsamplers[0].conv: linear.decoder["up_1"],
     }
+    last = len(CHANNELS) - 2
+    for place in range(last + 1):
+        same[down[place].downsamplers[0].conv] = linear.encoder[f"down_{place}"]
+        same[up[place].upsamplers[0].conv] = linear.decoder[f"up_{place}"]
+    for place in range(last):
+        same[down[place + 1].resnets[0].conv_shortcut] = linear.encoder[f"widen_{place}"]
+        same[up[place + 1].resnets[0].conv_shortcut] = linear.decoder[f"narrow_{place}"]
     for target, source in same.items():
         target.load_state_dict(source.state_dict())
     ends = [
-        (down[2].resnets[0].conv_shortcut, vae.encoder, linear.encoder, "widen_2", large),
-        (up[2].resnets[0].conv_shortcut, vae.decoder, linear.decoder, "narrow_2", small),
+        (down[-1], vae.encoder, linear.encoder, f"widen_{last}", CHANNELS[-1]),
+        (up[-1], vae.decoder, linear.decoder, f"narrow_{last}", CHANNELS[0]),
     ]
-    for shortcut, half, source, name, channels in ends:
+    for block, half, source, name, channels in ends:
+        shortcut = block.resnets[0].conv_shortcut
         weight, bias = signed(convolution(source, name), channels)
         shortcut.weight.copy_(weight)
         shortcut.bias.copy_(bias)
@@ -248,19 +251,22 @@ def train(
     vae = transplant(linear)
     vae.encoder.requires_grad_(False)
 
-    def loss_at(step: int) -> Tensor:
-        images = pictures(seed, step * batch, batch).to(training.device())
-        with torch.no_grad():
-            latents = linear.encode(images)
+    def batch_at(step: int) -> tuple[Tensor, Tensor]:
         draw = torch.Generator().manual_seed(seed * 10**9 + step)
         level = NOISE * torch.rand((batch, 1, 1, 1), generator=draw)
         level[::2] = 0
-        noise = level * torch.randn(latents.shape, generator=draw)
-        shown = vae.decode(latents + noise.to(latents.device)).sample
-        error = shown - images
+        side = scenes.SIZE // 2 ** (len(CHANNELS) - 1)
+        noise = level * torch.randn(batch, LATENTS, side, side, generator=draw)
+        return pictures(seed, step * batch, batch), noise
+
+    def loss_of(drawn: tuple[Tensor, Tensor]) -> Tensor:
+        images, noise = (part.to(training.device()) for part in drawn)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            latents = linear.encode(images)
+        error = vae.decode(latents + noise).sample.float() - images
         return error.square().mean() + 0.1 * error.abs().mean()
 
-    training.fit("vae", vae.decoder, loss_at, folder, steps=steps, peak=2e-3, average=None)
+    training.fit("vae", vae.decoder, batch_at, loss_of, folder, steps=steps, peak=2e-3)
     return vae.eval()
 
 
