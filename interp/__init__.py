@@ -6,22 +6,22 @@ with ip.zero("pad", fraction=0.7).on(pipe):
 """
 
 from interp import attribute, detect, metrics, mitigations, paper, plot
-from interp.attach import Attached, attach
-from interp.composition import Patch
-from interp.donors import as_dataset, as_prompts
-from interp.encoding import encode
+from interp.denoiser.layers import Site, select, sites
 from interp.errors import InterpError
-from interp.models import load
-from interp.patch import copy, mask, mean, noise, repad, scale, silence, swap, zero
-from interp.prompts import read_prompts
+from interp.patch import Patch, Where, copy, mask, mean, noise, repad, scale, silence, swap, zero
+from interp.patch.on_pipeline import Attached, attach
 from interp.record import Log, record
-from interp.recorders import Recorder, entropy, maps, mass, token_mass
-from interp.results import open, provenance, save
+from interp.record.recorders import Recorder, entropy, maps, mass, token_mass
+from interp.results.provenance import provenance
+from interp.results.store import open, save
 from interp.session import Rewrite, Session
-from interp.sites import Site, select, sites
+from interp.session.load import load
 from interp.sweep import sweep
-from interp.tokens import CATEGORIES, Prompt, categories
-from interp.where import Where
+from interp.text.categories import CATEGORIES, categories
+from interp.text.donors import as_dataset, as_prompts
+from interp.text.encoding import encode
+from interp.text.files import read_prompts
+from interp.text.prompt import Prompt
 
 __all__ = [
     "CATEGORIES",

@@ -27,7 +27,7 @@ from interp.attribute.players import (
 )
 from interp.attribute.values import Value, guidance, measure, of_prompt, value_name
 from interp.session import Session
-from interp.tokens import Prompt
+from interp.text.prompt import Prompt
 
 
 def shapley(

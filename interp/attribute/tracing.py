@@ -30,13 +30,13 @@ from interp.attribute.values import (
     of_prompt,
     value_name,
 )
+from interp.denoiser.layers import Selector
 from interp.errors import InterpError
-from interp.grid import labels
 from interp.patch import Patch
+from interp.patch.where import Side, Steps
 from interp.session import Session
-from interp.sites import Selector
-from interp.tokens import Prompt
-from interp.where import Side, Steps
+from interp.session.batches import labels
+from interp.text.prompt import Prompt
 
 Direction = Literal["necessary", "sufficient"]
 
