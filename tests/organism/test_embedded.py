@@ -12,7 +12,7 @@ import interp as ip
 from analyses.cases import known
 from analyses.measures import Measures
 
-DATA = Path(__file__).parents[1] / "data" / "organism"
+DATA = Path(__file__).parents[2] / "data" / "organism"
 MEGABYTES = 60
 LETTERS = {".safetensors", ".json", ".txt", ".csv", ".png", ".md", ".pt"}
 

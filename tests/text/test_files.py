@@ -9,7 +9,7 @@ from PIL import Image
 from interp.errors import InterpError
 from interp.text.files import read_prompts
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "prompts"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "prompts"
 
 
 @pytest.mark.parametrize(
