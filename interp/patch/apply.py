@@ -2,9 +2,8 @@
 
 Several patches may be on one UNet at once; their operations are applied one after the other, in the
 order in which they were attached, as `&` would. Edits are made once per UNet call and shared by the
-layers. Where all heads, keys and values of a layer are patched alike, the layer is given edited
-embeddings; elsewhere its key or value projection is repeated on edited embeddings, and the patched
-heads keep the result. Not for users: `Patch.on` and `attach` come here.
+layers. Where a layer's heads, keys and values are patched alike, it is given edited embeddings;
+elsewhere a projection is repeated on edited embeddings, for the patched heads alone. Not for users.
 """
 
 from __future__ import annotations
