@@ -73,7 +73,7 @@ def causal_trace(
         session: pipeline and settings.
         prompts: one or several, texts or encoded.
         patch: what is traced, or several by name, which makes an axis `patch`.
-        layers: the cells' layers (see `sites.select`).
+        layers: the cells' layers (see `layers.select`).
         steps: the cells' steps.
         heads: None for all heads at once, or head numbers or "all", which makes an axis.
         side: keys, values or both; several make an axis. Masks count as keys.

@@ -2,7 +2,7 @@
 
 Every operation but `Mask` is a function of a prompt's 77 embeddings. That is enough for all sites:
 keys and values are linear in the embeddings, so patching one head's keys means projecting edited
-embeddings and keeping that head (see `board`). Use the verbs of `patch`, not these classes.
+embeddings and keeping that head (see `apply`). Use the `verbs`, not these classes.
 """
 
 from __future__ import annotations

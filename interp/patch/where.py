@@ -43,7 +43,7 @@ class Where:
         layers='up', steps=0:10, heads=(0, 3), side='k'
 
     Attributes:
-        layers: a selector (see `sites.select`); None is all.
+        layers: a selector (see `layers.select`); None is all.
         steps: UNet calls of a run, counted from 0: an int, several, a slice or a range.
         heads: head numbers, or {layer selector: head numbers} where layers differ; None is all.
         side: "k" patches what attends where, "v" what is read there, "kv" both.

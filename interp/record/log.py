@@ -220,7 +220,7 @@ def record(
         negative: the unconditional prompts, where the pipeline does not encode them itself;
             without them what depends on their categories is NaN.
         guided: whether batches have unconditional rows; None asks the pipeline.
-        layers: where to record (see `sites.select`).
+        layers: where to record (see `layers.select`).
         uncond: whether to record unconditional rows too, which doubles the cost.
         budget: bytes that the record may take.
 

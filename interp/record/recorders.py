@@ -202,7 +202,7 @@ def maps(
         by: one map per token category, or one per position.
         size: resample all layers to this height and width; None keeps the layers' own, which must
             then be one and the same.
-        layers: where to record (see `sites.select`).
+        layers: where to record (see `layers.select`).
 
     Memory grows with steps, layers, heads and pixels: `record` refuses to exceed its budget.
     """

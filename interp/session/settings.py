@@ -33,7 +33,7 @@ class Settings:
         height, width: pixels; the model's own size by default.
         negative: the unconditional prompt. None is what the pipeline does by itself: `""` for SD,
             all zeros for most SDXL models.
-        budget: GiB of activations that a batch may take; see `budget.images_at_once`.
+        budget: GiB of activations that a batch may take; see `memory.images_at_once`.
         model: what to write down about the weights; their SHA-256 is computed if it is not given.
 
     Raises:
