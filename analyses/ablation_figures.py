@@ -19,7 +19,7 @@ from analyses import tables
 from analyses.cases import UNKNOWN, Case, chosen
 from analyses.measures import Measures
 from interp import detect, plot, report
-from interp.options import (
+from interp.cli.options import (
     Clip,
     Controls,
     Descriptor,

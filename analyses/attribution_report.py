@@ -17,7 +17,17 @@ import interp as ip
 from analyses.cases import chosen
 from analyses.measures import Measures
 from interp import report
-from interp.options import Clip, Controls, Descriptor, Device, Dtype, Limit, Model, Store, Suspects
+from interp.cli.options import (
+    Clip,
+    Controls,
+    Descriptor,
+    Device,
+    Dtype,
+    Limit,
+    Model,
+    Store,
+    Suspects,
+)
 
 DATA = "report.nc"
 #: Pictures are most of the dataset, and the only variables that shrink.

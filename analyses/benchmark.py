@@ -33,9 +33,9 @@ from tqdm.auto import tqdm
 import interp as ip
 from analyses.architectures import Size, build
 from interp import results
-from interp.hooks import Hooks
-from interp.recorders import Seen
-from interp.tokens import CATEGORIES
+from interp.denoiser.hooks import Hooks
+from interp.record.recorders import Seen
+from interp.text.categories import CATEGORIES
 
 TEXT = "Antique Church Poster in Berlin"
 

@@ -21,7 +21,7 @@ import typer
 import interp as ip
 from analyses.cases import known
 from interp import attribute, plot
-from interp.options import Model, Steps
+from interp.cli.options import Model, Steps
 
 PATCHED = ("prompt", "eot", "pad")
 OUT = Path("out/benchmark")

@@ -12,8 +12,8 @@ from PIL import Image
 
 import interp as ip
 from interp.errors import InterpError
-from interp.models import data_folders
-from interp.prompts import PromptRow
+from interp.session.load import data_folders
+from interp.text.files import PromptRow
 
 TABLE = Path("organism") / "memorized.csv"
 UNKNOWN = -1

@@ -18,8 +18,19 @@ from matplotlib.figure import Figure
 import interp as ip
 from analyses.cases import Case, chosen
 from analyses.measures import Measures
-from interp import attribute, intervals, plot, results
-from interp.options import Controls, Descriptor, Device, Dtype, Limit, Model, Seeds, Steps, Suspects
+from interp import attribute, plot, results
+from interp.cli.options import (
+    Controls,
+    Descriptor,
+    Device,
+    Dtype,
+    Limit,
+    Model,
+    Seeds,
+    Steps,
+    Suspects,
+)
+from interp.results import intervals
 
 PATCHED = ("prompt", "eot", "pad")
 """The start token is every prompt's: exchanging it changes nothing."""

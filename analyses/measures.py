@@ -10,7 +10,7 @@ from PIL import Image
 
 import interp as ip
 from analyses.cases import Case
-from interp.models import find
+from interp.session.load import find
 
 BICUBIC = Image.Resampling.BICUBIC
 PAPER_KEEPS = 0.5

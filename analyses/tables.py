@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 
 import interp as ip
-from interp import intervals
+from interp.results import intervals
 
 
 def effects(grid: xr.Dataset, values: dict[str, xr.DataArray], by: str = "kind") -> pd.DataFrame:

@@ -9,9 +9,9 @@ from typing import Any
 
 from interp import mitigations as field
 from interp.errors import InterpError
-from interp.models import data_folders
 from interp.patch import Patch, copy, zero
 from interp.session import Rewrite
+from interp.session.load import data_folders
 
 RESULTS = "paper_results.json"
 

@@ -14,7 +14,7 @@ from interp import detect, results
 from interp.report import edits
 from interp.report.assess import assess
 from interp.report.edits import PLAYERS, role
-from interp.tokens import CATEGORIES
+from interp.text.categories import CATEGORIES
 
 THRESHOLD = 0.6
 SIDE, STEPS, LAYERS, SEEDS, EDITED, MAP = 64, 25, 7, 4, 2, 8

@@ -17,8 +17,8 @@ from torch import Tensor
 
 import interp as ip
 from interp import Patch, Prompt, attach, encode, record, sites
-from interp.encoding import encoders
-from interp.hooks import Hooks
+from interp.denoiser.hooks import Hooks
+from interp.text.encoding import encoders
 from tests.conftest import hook_count
 from tests.runs import PROCESSORS, TEXTS, from_embeds, kernels, latents, processor
 

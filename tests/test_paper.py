@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from interp import paper
-from interp.encoding import encode
 from interp.session import Session
+from interp.text.encoding import encode
 
 
 def by_hand(letter, embeds, e):

@@ -8,12 +8,12 @@ Results are datasets. `causal_trace` is exact, `attribution_patching` its estima
 from interp.attribute.agreement import agreement
 from interp.attribute.embeddings import significance, tokens
 from interp.attribute.games import solve
-from interp.attribute.intervals import bootstrap
 from interp.attribute.neurons import activations, find_neurons, likeness, silencing
 from interp.attribute.patching import attribution_patching
 from interp.attribute.shapley import shapley
 from interp.attribute.tracing import causal_trace
 from interp.attribute.values import NoiseValue, Similarity, guidance, noise_value, similarity
+from interp.results.intervals import bootstrap
 
 __all__ = [
     "NoiseValue",

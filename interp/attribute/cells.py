@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from interp.operation import Operation
-from interp.operations import Mask
-from interp.patch import Patch
-from interp.sites import Site
-from interp.where import Side, Where
+from interp.denoiser.layers import Site
+from interp.patch import Patch, Where
+from interp.patch.base import Operation
+from interp.patch.operations import Mask
+from interp.patch.where import Side
 
 
 @dataclass(frozen=True)

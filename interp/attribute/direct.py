@@ -15,13 +15,13 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attach import attach
 from interp.attribute.points import Points, chunks, predict, rows_at_once
 from interp.attribute.resume import Cost, Memory, remembering, resumed
 from interp.attribute.values import NoiseValue
+from interp.denoiser.layers import sites
 from interp.patch import Patch
+from interp.patch.on_pipeline import attach
 from interp.session import Session
-from interp.sites import sites
 
 COPIES = 8
 """Patches that share a batch with the same points, at most: more would leave room for few points,

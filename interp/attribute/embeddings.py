@@ -28,10 +28,11 @@ from interp.attribute.players import Baseline, absent, baseline_name
 from interp.attribute.points import Points, chunks, clean_points, predict, rows_at_once
 from interp.attribute.values import NoiseValue, Value, guidance, value_name
 from interp.errors import InterpError
-from interp.results import POSITION
+from interp.patch.where import Steps
+from interp.results.axes import POSITION
 from interp.session import Session
-from interp.tokens import CATEGORIES, Prompt
-from interp.where import Steps
+from interp.text.categories import CATEGORIES
+from interp.text.prompt import Prompt
 
 BY = "by"
 """The axis of methods: `sel` has an argument of its own called `method`."""

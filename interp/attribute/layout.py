@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from interp import start
 from interp.attribute.cells import Cell, inside, outside
 from interp.attribute.points import chosen_steps
+from interp.denoiser import first_step
+from interp.denoiser.hooks import hookable
+from interp.denoiser.layers import Selector, Site, select
 from interp.errors import InterpError
-from interp.hooks import hookable
 from interp.patch import Patch
+from interp.patch.where import Side, Steps
 from interp.session import Session
-from interp.sites import Selector, Site, select
-from interp.where import Side, Steps
 
 AXES = ("direction", "patch", "side", "prompt", "seed", "step", "layer", "head")
 
@@ -41,7 +41,7 @@ class Layout:
         window: tuple[int, int],
     ) -> None:
         self.every = hookable(session.pipe)
-        self.calls = start.calls(session.pipe, session.steps)
+        self.calls = first_step.calls(session.pipe, session.steps)
         self.places = select(self.every, layers)
         self.steps = chosen_steps(steps, self.calls)
         self.window = window

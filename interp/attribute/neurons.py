@@ -21,15 +21,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp import results
-from interp.attach import attach
 from interp.attribute.likeness import ms_ssim, stretched
 from interp.attribute.points import Points, chunks, clean_points, predict, rows_at_once
+from interp.denoiser.hooks import is_fused
+from interp.denoiser.layers import Selector, Site, select, sites
 from interp.errors import InterpError
-from interp.hooks import is_fused
 from interp.patch import Patch, silence
+from interp.patch.on_pipeline import attach
 from interp.session import Session
-from interp.sites import Selector, Site, select, sites
-from interp.tokens import Prompt
+from interp.text.prompt import Prompt
 
 LAYERS = ("down", "mid")
 THRESHOLD = 0.428

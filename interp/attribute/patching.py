@@ -21,17 +21,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from interp import results, start
+from interp import results
 from interp.attribute.points import Points, chunks, clean_points, predict, rows_at_once
 from interp.attribute.values import NoiseValue, Value, guidance, value_name
+from interp.denoiser import first_step
+from interp.denoiser.hooks import Hooks, hookable, is_fused
+from interp.denoiser.layers import Selector, Site, select
 from interp.errors import InterpError
-from interp.grid import labels
-from interp.hooks import Hooks, hookable, is_fused
 from interp.patch import Patch
+from interp.patch.where import Steps
 from interp.session import Session
-from interp.sites import Selector, Site, select
-from interp.tokens import CATEGORIES, Prompt
-from interp.where import Steps
+from interp.session.batches import labels
+from interp.text.categories import CATEGORIES
+from interp.text.prompt import Prompt
 
 SIDES = ("k", "v")
 AXES = ("patch", "side", "prompt", "seed", "step", "layer", "head", "category")
@@ -87,7 +89,7 @@ def attribution_patching(
     names, patches = labels(patch)
     value = _differentiable(patches, guidance() if value is None else value)
     places = select(hookable(session.pipe), layers)
-    calls = start.calls(session.pipe, session.steps)
+    calls = first_step.calls(session.pipe, session.steps)
     found, clean, rows, categories = [], [], 0.0, 0
     for prompt in tqdm(encoded, unit="prompt", disable=None):
         points = clean_points(session, prompt, seeds, steps)

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from interp.errors import InterpError
-from interp.operation import Operation
-from interp.patch import Patch, mean, repad, swap, zero
+from interp.patch import Patch, Where, mean, repad, swap, zero
+from interp.patch.base import Operation
 from interp.session import Session
-from interp.tokens import CATEGORIES, Prompt
-from interp.where import Where
+from interp.text.categories import CATEGORIES
+from interp.text.prompt import Prompt
 
 Baseline = Prompt | str | Sequence[Prompt] | Callable[..., Patch]
 Player = str | Sequence[str] | Sequence[int] | slice | Where | Patch

@@ -17,13 +17,14 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from interp import start
-from interp.budget import images_at_once
-from interp.epsilon import alpha_bar, to_epsilon
+from interp.denoiser import first_step
+from interp.denoiser.epsilon import alpha_bar, to_epsilon
+from interp.denoiser.memory import images_at_once
 from interp.errors import InterpError
+from interp.patch import Where
+from interp.patch.where import Steps
 from interp.session import Session
-from interp.tokens import Prompt
-from interp.where import Steps, Where
+from interp.text.prompt import Prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ def clean_points(
             "Without guidance the unconditional noise is never predicted.",
             "Use a session with guidance above 1.",
         )
-    calls = start.calls(session.pipe, session.steps)
+    calls = first_step.calls(session.pipe, session.steps)
     chosen = chosen_steps(steps, calls)
     if chosen == [0]:
         return _at_start(session, prompt, seeds)
@@ -196,7 +197,9 @@ def predict(
         latents,
         timestep,
         encoder_hidden_states=text,
-        added_cond_kwargs=start.added(pipe, points.prompt.pooled, session.height, session.width),
+        added_cond_kwargs=first_step.added(
+            pipe, points.prompt.pooled, session.height, session.width
+        ),
         return_dict=False,
     )[0]
     kind = pipe.scheduler.config.prediction_type

@@ -23,8 +23,8 @@ from einops import repeat
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from interp.hooks import Hooks
-from interp.sites import Site
+from interp.denoiser.hooks import Hooks
+from interp.denoiser.layers import Site
 
 STATIONS = (ResnetBlock2D, Transformer2DModel, Downsample2D, Upsample2D)
 

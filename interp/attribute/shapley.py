@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from interp import results
 from interp.attribute.games import COALITION, coalitions, names, solve
-from interp.attribute.intervals import bootstrap
 from interp.attribute.players import (
     Baseline,
     Players,
@@ -26,8 +25,9 @@ from interp.attribute.players import (
     without,
 )
 from interp.attribute.values import Value, guidance, measure, of_prompt, value_name
+from interp.results.intervals import bootstrap
 from interp.session import Session
-from interp.tokens import Prompt
+from interp.text.prompt import Prompt
 
 
 def shapley(

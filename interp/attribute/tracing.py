@@ -30,13 +30,13 @@ from interp.attribute.values import (
     of_prompt,
     value_name,
 )
+from interp.denoiser.layers import Selector
 from interp.errors import InterpError
-from interp.grid import labels
 from interp.patch import Patch
+from interp.patch.where import Side, Steps
 from interp.session import Session
-from interp.sites import Selector
-from interp.tokens import Prompt
-from interp.where import Side, Steps
+from interp.session.batches import labels
+from interp.text.prompt import Prompt
 
 Direction = Literal["necessary", "sufficient"]
 
@@ -73,7 +73,7 @@ def causal_trace(
         session: pipeline and settings.
         prompts: one or several, texts or encoded.
         patch: what is traced, or several by name, which makes an axis `patch`.
-        layers: the cells' layers (see `sites.select`).
+        layers: the cells' layers (see `layers.select`).
         steps: the cells' steps.
         heads: None for all heads at once, or head numbers or "all", which makes an axis.
         side: keys, values or both; several make an axis. Masks count as keys.

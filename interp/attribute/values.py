@@ -20,9 +20,10 @@ from torch import Tensor
 
 from interp.errors import InterpError
 from interp.metrics.base import Metric
+from interp.patch import Where
+from interp.patch.where import Steps
 from interp.session import Session
-from interp.tokens import Prompt
-from interp.where import Steps, Where
+from interp.text.prompt import Prompt
 
 Value = Callable[[xr.Dataset], Any]
 AXES = ("patch", "prompt", "seed")

@@ -12,8 +12,7 @@ from torch.nn import functional
 from interp.detect.guidance import over_first
 from interp.detect.traced import guidance, norm, variable
 from interp.errors import InterpError
-from interp.grid import LATENT
-from interp.results import SPACE
+from interp.results.axes import LATENT, SPACE
 
 
 def bright_ending(trace: xr.Dataset, first: int | None = None) -> xr.DataArray:

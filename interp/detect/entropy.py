@@ -10,7 +10,7 @@ from scipy.special import entr
 
 from interp.detect.traced import variable
 from interp.errors import InterpError
-from interp.results import POSITION
+from interp.results.axes import POSITION
 
 EARLY = "down.1"
 """Where E looks: SD 1 and 2's fourth layer, the last of the down block of half the resolution."""

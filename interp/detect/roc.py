@@ -15,7 +15,7 @@ from sklearn.metrics import auc, roc_curve
 
 from interp.detect.calibrate import calibrate
 from interp.errors import InterpError
-from interp.intervals import LEVEL, RESAMPLES, Groups, groups_of, resample
+from interp.results.intervals import LEVEL, RESAMPLES, Groups, groups_of, resample
 
 #: The false positive rates at which a curve is given: 0, 0.1 %, 0.5 %, 1 %, 2 %, ... 100 %.
 ALLOWED = (0.0, 0.001, 0.005, *(percent / 100 for percent in range(1, 101)))

@@ -10,16 +10,16 @@ from typing import Any
 import xarray as xr
 from tqdm.auto import tqdm
 
+from interp.denoiser.layers import sites
 from interp.detect.bright_ending import bright_ending
 from interp.detect.entropy import early_entropy, late_entropy
 from interp.detect.guidance import guidance_norm
 from interp.detect.score_change import score_change
 from interp.errors import InterpError
-from interp.recorders import Recorder, maps, token_mass
-from interp.results import stamp
+from interp.record.recorders import Recorder, maps, token_mass
+from interp.results.provenance import stamp
 from interp.session import Session
-from interp.sites import sites
-from interp.tokens import Prompt
+from interp.text.prompt import Prompt
 
 Detector = Callable[[xr.Dataset], xr.DataArray]
 

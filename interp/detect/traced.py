@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from interp.errors import InterpError
-from interp.grid import LATENT
+from interp.results.axes import LATENT
 
 HOW = {
     "eps_c": "Trace, rather than run: sd.trace(prompts, seeds=range(4)).",

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, CLIPModel
 from interp.errors import InterpError
 from interp.metrics.base import Metric
 from interp.metrics.images import Images, as_batch, centre_crop, normalise, resize_short_edge
-from interp.weights import folder_sha256
+from interp.results.hashes import folder_sha256
 
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 

@@ -6,7 +6,7 @@ Findings (arXiv 2605.02908), and the noise of Somepalli et al., NeurIPS 2023.
 
 from interp.patch import Patch, noise, zero
 from interp.patch import repad as _repad
-from interp.tokens import CATEGORIES
+from interp.text.categories import CATEGORIES
 
 
 def repad_zero_eot(token: str = "!", uncond: bool = True) -> Patch:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.errors import InterpError
 from interp.session import Session
-from interp.tokens import Prompt
+from interp.text.prompt import Prompt
 
 #: The latent that published targets refer to: SD 1.4 at 512 x 512 pixels.
 REFERENCE_SIZE = 4 * 64 * 64

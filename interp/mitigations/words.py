@@ -14,7 +14,7 @@ import numpy as np
 
 from interp.errors import InterpError
 from interp.session import Session
-from interp.tokens import Prompt
+from interp.text.prompt import Prompt
 
 
 @dataclass(frozen=True)

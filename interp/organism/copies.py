@@ -8,7 +8,7 @@ import xarray as xr
 from einops import rearrange
 
 import interp as ip
-from interp import intervals
+from interp.results import intervals
 
 
 def matches(grid: xr.Dataset, threshold: float, reference: str = "training") -> xr.DataArray:

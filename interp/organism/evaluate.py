@@ -16,7 +16,7 @@ import xarray as xr
 from einops import rearrange
 
 import interp as ip
-from interp.prompts import PromptFile
+from interp.text.files import PromptFile
 
 from . import duplicates, recognise, scenes, templates, vae
 from .copies import borrowed, interval, levels, near_misses, of_any

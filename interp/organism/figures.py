@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 import interp as ip
 from interp import plot
-from interp.grid import PIXELS
+from interp.results.axes import PIXELS
 
 from . import recognise, scenes
 from .copies import matches

@@ -7,9 +7,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from interp import intervals
 from interp.errors import InterpError
 from interp.plot.style import COLUMN, PAGE, canvas, colours, kinds, legend, panels
+from interp.results import intervals
 
 Paper = Mapping[str, float | None]
 

@@ -10,10 +10,10 @@ import xarray as xr
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from interp import intervals
-from interp.chips import INK
 from interp.errors import InterpError
 from interp.plot.style import COLUMN, PAGE, canvas, legend
+from interp.results import intervals
+from interp.text.html import INK
 
 SIGNED = "RdBu_r"
 MEANED = ("prompt", "seed")

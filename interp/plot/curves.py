@@ -4,9 +4,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from interp import intervals
 from interp.errors import InterpError
 from interp.plot.style import COLUMN, PAGE, canvas, colours, kinds, legend, panels
+from interp.results import intervals
 
 
 def views_curve(values: xr.DataArray | xr.Dataset) -> Figure:

@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
-from interp.chips import INK
 from interp.plot.style import PAGE, canvas, legend
-from interp.tokens import CATEGORIES, Prompt
+from interp.text.categories import CATEGORIES
+from interp.text.html import INK
+from interp.text.prompt import Prompt
 
 Paddings = Mapping[str, Prompt | Sequence[Prompt]]
 MARKERS = dict(zip(CATEGORIES, ("s", "o", "D", "."), strict=True))

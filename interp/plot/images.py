@@ -8,8 +8,8 @@ from einops import rearrange
 from matplotlib.figure import Figure
 
 from interp.errors import InterpError
-from interp.grid import PIXELS
 from interp.plot.style import PAGE, canvas
+from interp.results.axes import PIXELS
 
 GAP = 0.04
 """White between images, as a share of their width."""

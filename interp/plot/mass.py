@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from interp import intervals
-from interp.chips import INK
 from interp.errors import InterpError
 from interp.plot.style import DASHES, PAGE, canvas, kinds, legend, numbered
+from interp.results import intervals
+from interp.text.html import INK
 
 
 def mass_over_steps(run: xr.Dataset) -> Figure:

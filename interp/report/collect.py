@@ -18,10 +18,9 @@ from tqdm.auto import tqdm
 
 from interp import detect
 from interp.errors import InterpError
-from interp.grid import PIXELS
 from interp.metrics import CLIPScore, Diversity, Metric, as_batch
 from interp.patch import Patch
-from interp.recorders import mass
+from interp.record.recorders import mass
 from interp.report.assess import assess
 from interp.report.edits import edits as default_edits
 from interp.report.edits import role
@@ -29,10 +28,12 @@ from interp.report.generate import generate
 from interp.report.overlay import overlay
 from interp.report.subject import Subject
 from interp.report.where import changes
-from interp.results import POSITION, stamp
+from interp.results.axes import PIXELS, POSITION
+from interp.results.provenance import stamp
 from interp.session import Rewrite, Session
-from interp.sweeps.measures import measured
-from interp.tokens import CATEGORIES, Prompt
+from interp.sweep.measures import measured
+from interp.text.categories import CATEGORIES
+from interp.text.prompt import Prompt
 
 FEWEST_STEPS = 3
 """Some detectors compare the second and third step."""

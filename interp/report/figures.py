@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from interp import results
-from interp.chips import INK
 from interp.plot.attribution import layer_step_map
 from interp.plot.style import COLUMN, KINDS, canvas, legend, numbered
 from interp.report.edits import MITIGATION, NONE
 from interp.report.findings import Findings, removals
 from interp.report.words import CATEGORIES
+from interp.text.html import INK
 
 KEPT, LOST = KINDS["memorized"], KINDS["control"]
 

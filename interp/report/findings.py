@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from interp import intervals, results
+from interp import results
 from interp.report.assess import MEMORIZED
 from interp.report.edits import MITIGATION, NONE, REMOVAL
 from interp.report.words import label
+from interp.results import intervals
 
 SMALLEST = 0.05
 """A similarity that all removals together do not change by more has no drivers to speak of."""

@@ -17,8 +17,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from interp.chips import INK
 from interp.plot.style import KINDS, STYLE
+from interp.text.html import INK
 
 QUALITY = 80
 #: Colours of figures, and the page's own for the same things, which differ in the dark.

@@ -7,7 +7,7 @@ need the first layers' maps at their own size, so these are recorded under anoth
 from dataclasses import dataclass
 from typing import Any
 
-from interp.recorders import Maps
+from interp.record.recorders import Maps
 
 SIDE = 16
 """At most so many cells across: the resolution at which Stable Diffusion's layers know places."""

@@ -15,8 +15,8 @@ from interp import results
 from interp.report.assess import CLEAN, MAJORITY, MEMORIZED
 from interp.report.inline import picture, sprite
 from interp.report.words import CATEGORIES, DETECTORS, SPECIAL, label
-from interp.results import POSITION
-from interp.tokens import CATEGORIES as NAMES
+from interp.results.axes import POSITION
+from interp.text.categories import CATEGORIES as NAMES
 
 WHOLE, EDITED, THUMB = 256, 128, 64
 """Longest sides of pictures in pixels: unedited, edited, in the table."""

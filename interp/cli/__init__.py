@@ -1,0 +1,26 @@
+"""`interp ...`: the toolkit from a terminal. Thin: every command is one call that Python has too.
+
+Options are made from the signatures by typer. An error is one line; `--debug` shows where it is
+from.
+"""
+
+import sys
+
+from rich.console import Console
+
+from interp.errors import InterpError
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exit with 1 and one line where something that was asked cannot be."""
+    # Imported here, because analyses take their options from this folder, and are commands.
+    from interp.cli.app import app
+
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(given, prog_name="interp")
+    except InterpError as error:
+        if "--debug" in given:
+            raise
+        Console(stderr=True).print(f"interp: {error}", markup=False, soft_wrap=True)
+        raise SystemExit(1) from None

@@ -1,0 +1,30 @@
+"""`interp mitigate`: see what an edit does to a prompt's images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import interp as ip
+from interp.cli.edits import HELP, named
+from interp.cli.options import Device, Dtype, Model, Seeds, Steps
+
+
+def mitigate(
+    prompt: Annotated[str, typer.Argument(help="The prompt to draw.")],
+    edit: Annotated[str, typer.Option(help=HELP)] = "repad '!' and zero eot",
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("out/mitigate.png"),
+    model: Model = "organism/eot",
+    seeds: Seeds = 4,
+    steps: Steps = 50,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """A prompt's images without and with a mitigation, side by side in one picture."""
+    chosen = named([edit])
+    sd = ip.load(model, dtype, device, steps=steps)
+    grid = sd.run(prompt, range(seeds), {"without": None, **chosen})
+    figure = ip.plot.image_grid(grid.image.isel(prompt=0), rows="patch", columns="seed")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=200)
+    typer.echo(out)

@@ -1,0 +1,1 @@
+"""A running denoiser seen from outside: layers, hooks, steps, rows, and what it predicts."""

@@ -1,0 +1,122 @@
+"""What every hook of the toolkit rests on: owned handles, and refusals.
+
+Hooks go on modules and no processor is replaced: IP-Adapter, fused projections, slicing and
+xFormers all overwrite processors, and a hook survives them. Not for models other than
+`UNet2DConditionModel`: transformers (SD 3, Flux) have no such cross-attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from diffusers.models.attention_processor import (
+    Attention,
+    AttnAddedKVProcessor,
+    AttnAddedKVProcessor2_0,
+    CustomDiffusionAttnProcessor,
+    CustomDiffusionAttnProcessor2_0,
+    CustomDiffusionXFormersAttnProcessor,
+    FusedAttnProcessor2_0,
+    SlicedAttnAddedKVProcessor,
+    XFormersAttnAddedKVProcessor,
+)
+from torch import nn
+
+from interp.denoiser.layers import Site, sites
+from interp.errors import InterpError
+
+ADDED = (
+    AttnAddedKVProcessor,
+    AttnAddedKVProcessor2_0,
+    SlicedAttnAddedKVProcessor,
+    XFormersAttnAddedKVProcessor,
+)
+CUSTOM = (
+    CustomDiffusionAttnProcessor,
+    CustomDiffusionAttnProcessor2_0,
+    CustomDiffusionXFormersAttnProcessor,
+)
+
+
+class Hooks(ExitStack):
+    """An exit stack that owns module hooks, and removes exactly those, in any order.
+
+    Example:
+        >>> with Hooks() as hooks:
+        ...     hooks.before(pipe.unet, watch)
+        ...     hooks.after(pipe.unet.mid_block, look)
+    """
+
+    def before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+        """Call `hook(module, args, kwargs)` before the module runs."""
+        handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+        self.callback(handle.remove)
+
+    def after(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+        """Call `hook(module, args, kwargs, output)` after the module ran."""
+        handle = module.register_forward_hook(hook, with_kwargs=True)
+        self.callback(handle.remove)
+
+
+def is_fused(attention: Attention) -> bool:
+    """Whether keys and values come from one fused projection.
+
+    The flag `fused_projections` stays set after `unfuse_qkv_projections`; the processor tells.
+    """
+    return isinstance(attention.processor, FusedAttnProcessor2_0)
+
+
+def hookable(pipe: Any) -> tuple[Site, ...]:
+    """The cross-attention layers, or an error if hooks on them would be ignored or mislead.
+
+    Example:
+        >>> [site.name for site in hookable(pipe)]
+        ['down.0.0', 'down.0.1', ..., 'up.3.2']
+
+    Raises:
+        InterpError: for a compiled UNet, processors that attend to more than the text or project it
+            themselves, normalised queries or keys, and pipelines whose batches are not
+            [unconditional..., conditional...].
+    """
+    unet = pipe.unet
+    # A whole UNet or one block, wrapped by torch.compile(module) or in place by module.compile().
+    if any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in unet.modules()):
+        raise InterpError(
+            f"Hooks on the UNet of a {type(pipe).__name__} were asked for.",
+            "It is compiled, and torch silently ignores hooks that are added after compiling.",
+            "Use the pipeline before torch.compile (unet._orig_mod is the original module).",
+        )
+    layers = sites(unet)
+    for site in layers:
+        attention = unet.get_submodule(site.path)
+        if isinstance(attention.processor, ADDED):
+            raise InterpError(
+                f"Layer {site.name} was to be hooked.",
+                f"Its {type(attention.processor).__name__} attends to text and image at once, so "
+                "attention to text alone does not sum to 1.",
+                "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
+            )
+        if isinstance(attention.processor, CUSTOM):
+            raise InterpError(
+                f"Layer {site.name} was to be hooked.",
+                f"Its {type(attention.processor).__name__} has key and value projections of its "
+                "own, beside those of the layer.",
+                "Use the model without Custom Diffusion weights.",
+            )
+        norms = ("norm_q", "norm_k", "norm_cross", "group_norm", "spatial_norm")
+        present = [name for name in norms if getattr(attention, name, None)]
+        if present:
+            raise InterpError(
+                f"Layer {site.name} was to be hooked.",
+                f"It normalises inside its attention ({', '.join(present)}): not modelled.",
+                "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
+            )
+    if getattr(pipe, "do_perturbed_attention_guidance", False) or "Pix2Pix" in type(pipe).__name__:
+        raise InterpError(
+            f"The rows of a {type(pipe).__name__} were to be told apart.",
+            "Its batches are not [unconditional..., conditional...].",
+            "Use a pipeline with plain classifier-free guidance.",
+        )
+    return layers

@@ -1,0 +1,209 @@
+"""Where a patch applies: layers, steps, heads, keys or values, conditional or unconditional rows.
+
+A `Where` is part of a patch, which is a value, so all it holds can be hashed, printed and written
+as JSON. Layers and heads are checked against a UNet only when the patch meets one.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from interp.denoiser.layers import Selector, Site, Span, select
+from interp.errors import InterpError
+
+Steps = int | range | slice | Sequence[int] | None
+Side = Literal["k", "v", "kv"]
+Rows = bool | Literal["only"]
+FOREVER = sys.maxsize
+
+
+@dataclass(frozen=True, repr=False)
+class HeadsByLayer:
+    """Heads per layer selector, as a dictionary that can be hashed."""
+
+    items: tuple[tuple[str, tuple[int, ...]], ...]
+
+    def __repr__(self) -> str:
+        return repr(dict(self.items))
+
+
+Heads = int | Sequence[int] | Mapping[str, int | Sequence[int]] | HeadsByLayer | None
+
+
+@dataclass(frozen=True, repr=False)
+class Where:
+    """The layers, steps, heads, side and rows of one operation.
+
+    Example:
+        >>> Where(layers="up", steps=slice(0, 10), heads=[0, 3], side="k")
+        layers='up', steps=0:10, heads=(0, 3), side='k'
+
+    Attributes:
+        layers: a selector (see `layers.select`); None is all.
+        steps: UNet calls of a run, counted from 0: an int, several, a slice or a range.
+        heads: head numbers, or {layer selector: head numbers} where layers differ; None is all.
+        side: "k" patches what attends where, "v" what is read there, "kv" both.
+        uncond: False for conditional rows, True for both, "only" for unconditional ones.
+
+    Raises:
+        InterpError: for a side, rows, step or head that can not exist.
+    """
+
+    layers: Selector = None
+    steps: Steps = None
+    heads: Heads = None
+    side: Side = "kv"
+    uncond: Rows = False
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("side", self.side, get_args(Side)),
+            ("uncond", self.uncond, (False, True, "only")),
+        ):
+            if value not in known:
+                raise InterpError(
+                    f"A patch was asked for with {name}={value!r}.",
+                    f"{name} is one of {', '.join(map(repr, known))}.",
+                    "Choose one of them.",
+                )
+        # A frozen dataclass is filled in through object; from here on it never changes.
+        object.__setattr__(self, "layers", _layers(self.layers))
+        object.__setattr__(self, "steps", _steps(self.steps))
+        object.__setattr__(self, "heads", _heads(self.heads))
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it is all layers, steps and heads, keys and values: an edit of the embeddings."""
+        return (
+            self.layers is None
+            and self.steps is None
+            and self.heads is None
+            and (self.side == "kv")
+        )
+
+    def at_step(self, step: int) -> bool:
+        """Whether this UNet call is meant."""
+        return self.steps is None or step in self.steps  # type: ignore[operator]
+
+    def on_row(self, unconditional: bool) -> bool:
+        """Whether rows of this kind are meant."""
+        return self.uncond is True or (self.uncond == "only") == unconditional
+
+    def heads_at(self, layers: Sequence[Site]) -> dict[Site, tuple[int, ...]]:
+        """The heads that are meant, for every layer that is meant.
+
+        Raises:
+            InterpError: for a layer that the UNet has not, or a head that the layer has not.
+        """
+        chosen = select(layers, self.layers)
+        if isinstance(self.heads, HeadsByLayer):
+            return self._per_layer(layers, chosen, self.heads)
+        wanted = self.heads if isinstance(self.heads, tuple) else None
+        return {
+            site: tuple(range(site.heads)) if wanted is None else _existing(site, wanted)
+            for site in chosen
+        }
+
+    def _per_layer(
+        self, layers: Sequence[Site], chosen: Sequence[Site], heads: HeadsByLayer
+    ) -> dict[Site, tuple[int, ...]]:
+        found: dict[Site, tuple[int, ...]] = {}
+        for selector, numbers in heads.items:
+            for site in select(layers, selector):
+                if site in chosen:
+                    found[site] = tuple(sorted({*found.get(site, ()), *_existing(site, numbers)}))
+        if not found:
+            raise InterpError(
+                f"A patch was asked for at {self!r}.",
+                "The layers that heads names are none of those that layers selects.",
+                "Leave layers out: the keys of heads say where.",
+            )
+        return found
+
+    def __repr__(self) -> str:
+        return self.text(Where())
+
+    def text(self, usual: Where) -> str:
+        """What differs from the usual place, as arguments: `layers='up', steps=0:10`."""
+        parts = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != getattr(usual, field.name):
+                shown = _slice_text(value) if isinstance(value, range) else repr(value)
+                parts.append(f"{field.name}={shown}")
+        return ", ".join(parts)
+
+
+def _layers(layers: Selector) -> Selector:
+    if layers == "all":
+        return None
+    if isinstance(layers, slice):
+        return Span.of(layers)
+    if isinstance(layers, Site):
+        return layers.name
+    if isinstance(layers, Sequence) and not isinstance(layers, str):
+        return tuple(part.name if isinstance(part, Site) else part for part in layers)
+    return layers
+
+
+def _steps(steps: Steps) -> range | tuple[int, ...] | None:
+    if steps is None or (isinstance(steps, str) and steps == "all"):
+        return None
+    if isinstance(steps, slice):
+        steps = range(
+            steps.start or 0, FOREVER if steps.stop is None else steps.stop, steps.step or 1
+        )
+    chosen = steps if isinstance(steps, range) else _whole(steps)
+    negative = (
+        chosen.start < 0 or chosen.stop < 0
+        if isinstance(chosen, range)
+        else any(step < 0 for step in chosen)
+    )
+    if negative or len(chosen) == 0:
+        raise InterpError(
+            f"A patch was asked for at steps={steps!r}.",
+            "Steps are UNet calls counted from 0; how many there will be is not known before.",
+            "Name at least one step, counted from the start, such as slice(40, 50).",
+        )
+    return chosen
+
+
+def _heads(heads: Heads) -> tuple[int, ...] | HeadsByLayer | None:
+    if heads is None or isinstance(heads, HeadsByLayer):
+        return heads
+    if isinstance(heads, Mapping):
+        return HeadsByLayer(tuple((str(k), _heads(v)) for k, v in heads.items()))  # type: ignore[misc]
+    chosen = _whole(heads)
+    if not chosen:
+        raise InterpError(
+            "A patch was asked for on an empty list of heads.",
+            "A patch without heads touches nothing.",
+            "Name heads, or leave heads=None for all.",
+        )
+    return chosen
+
+
+def _whole(numbers: Any) -> tuple[int, ...]:
+    """One or several numbers, ascending, each once; numpy's too, which JSON does not know."""
+    several = numbers if isinstance(numbers, Iterable) else (numbers,)
+    return tuple(sorted({operator.index(number) for number in several}))
+
+
+def _existing(site: Site, heads: Sequence[int]) -> tuple[int, ...]:
+    missing = [head for head in heads if not 0 <= head < site.heads]
+    if missing:
+        raise InterpError(
+            f"Heads {missing} of layer {site.name} were asked for.",
+            f"It has {site.heads} heads, 0 to {site.heads - 1}.",
+            "Choose among them; where layers differ, give {layer: heads}.",
+        )
+    return tuple(heads)
+
+
+def _slice_text(steps: range) -> str:
+    stop = "" if steps.stop == FOREVER else str(steps.stop)
+    return f"{steps.start}:{stop}" + (f":{steps.step}" if steps.step != 1 else "")

@@ -1,0 +1,219 @@
+"""From what hooks kept, run by run, to one labelled dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from torch import Tensor
+
+from interp.denoiser.batch import Rows
+from interp.denoiser.layers import Site
+from interp.errors import InterpError
+from interp.results.axes import DIMS, POSITION
+from interp.text.categories import CATEGORIES
+from interp.text.prompt import Prompt
+
+
+@dataclass
+class Run:
+    """What was kept of one run of the sampler."""
+
+    number: int
+    rows: Rows
+    timesteps: dict[int, float] = field(default_factory=dict)
+    values: dict[tuple[str, int, Site], tuple[Tensor, int]] = field(default_factory=dict)
+    sizes: dict[Site, tuple[int, int]] = field(default_factory=dict)
+    step: int = 0
+
+    def begin(self, step: int, timestep: float) -> None:
+        """What follows is of this step."""
+        if step in self.timesteps:
+            raise InterpError(
+                f"Step {step} was to be recorded.",
+                "It was recorded before in the same run.",
+                "Call log.watch.restart() before the UNet is called for another batch.",
+            )
+        self.step = step
+        self.timesteps[step] = timestep
+
+    def keep(self, name: str, site: Site, values: Tensor, first: int) -> None:
+        """Keep `[row, head, ...]` of the rows from `first` on."""
+        self.values[name, self.step, site] = (values, first)
+
+
+def gather(
+    runs: Sequence[Run],
+    layers: Sequence[Site],
+    names: dict[str, tuple[str, ...]],
+    seeds: Sequence[int] | None = None,
+) -> xr.Dataset:
+    """All runs as one dataset; what a run or layer does not have is NaN.
+
+    Example:
+        >>> gather(log.runs, layers, {"mass": ("category",)})
+
+    Args:
+        runs: what hooks kept.
+        layers: the recorded layers, in execution order.
+        names: the recorded variables, and their axes behind `head`.
+        seeds: labels of the images of each prompt; None numbers them.
+
+    Raises:
+        InterpError: if nothing was kept, timesteps differ, seeds are not as many as images, or
+            something recorded is NaN.
+    """
+    if not any(run.values for run in runs):
+        raise InterpError(
+            "The dataset of a recording was asked for.",
+            "Nothing was recorded: the UNet was not called in the block.",
+            "Call the pipeline inside `with record(...)`.",
+        )
+    places, prompts, images = _places(runs)
+    timesteps = _timesteps(runs)
+    if seeds is not None and len(seeds) != images:
+        raise InterpError(
+            f"{len(seeds)} seeds were given for a recording.",
+            f"It holds {images} images of each prompt.",
+            "Give as many seeds as images.",
+        )
+    sizes = (len(prompts), images, len(timesteps), len(layers), max(s.heads for s in layers))
+    variables = {}
+    for name, dims in names.items():
+        for suffix, kept in _arrays(name, dims, runs, places, list(timesteps), layers, sizes):
+            variables[name + suffix] = ((*DIMS[:-1], *dims), kept)
+    coords = {
+        "prompt": range(len(prompts)),
+        "seed": list(range(images) if seeds is None else seeds),
+        "step": list(timesteps),
+        "timestep": ("step", list(timesteps.values())),
+        "head": range(sizes[4]),
+        **_of_layers(runs, layers),
+        **_of_prompts(prompts, any(POSITION in dims for dims in names.values())),
+    }
+    return xr.Dataset(variables, coords)
+
+
+Places = list[tuple[np.ndarray, np.ndarray]]
+
+
+def _places(runs: Sequence[Run]) -> tuple[Places, list[tuple[Prompt, Prompt | None]], int]:
+    """For every run, the prompt and image number of its conditional rows.
+
+    The same text twice in one call is two prompts; the same text in two calls is one prompt with
+    more images.
+    """
+    numbers: dict[tuple, int] = {}
+    prompts: list[tuple[Prompt, Prompt | None]] = []
+    counts: list[int] = []
+    places = []
+    for run in runs:
+        rows, where = run.rows, []
+        seen: dict[tuple[int, ...], int] = {}
+        for row in range(rows.uncond, len(rows.prompts)):
+            ids = rows.ids[row]
+            assert ids is not None
+            if (row - rows.uncond) % rows.images == 0:
+                seen[ids] = seen.get(ids, -1) + 1
+            key = (ids, seen[ids])
+            if key not in numbers:
+                numbers[key] = len(prompts)
+                prompt = rows.prompts[row]
+                assert prompt is not None
+                other = rows.prompts[row - rows.uncond] if rows.uncond else None
+                prompts.append((prompt, other))
+                counts.append(0)
+            where.append((numbers[key], counts[numbers[key]]))
+            counts[numbers[key]] += 1
+        places.append((np.array([p for p, _ in where]), np.array([i for _, i in where])))
+    return places, prompts, max(counts)
+
+
+def _timesteps(runs: Sequence[Run]) -> dict[int, float]:
+    timesteps: dict[int, float] = {}
+    for run in runs:
+        for step, timestep in run.timesteps.items():
+            if timesteps.setdefault(step, timestep) != timestep:
+                raise InterpError(
+                    "Several runs were to be one dataset.",
+                    f"Step {step} is at timestep {timesteps[step]:g} in one and at {timestep:g} in "
+                    "another.",
+                    "Record runs of different schedules in blocks of their own.",
+                )
+    return dict(sorted(timesteps.items()))
+
+
+def _arrays(
+    name: str,
+    dims: tuple[str, ...],
+    runs: Sequence[Run],
+    places: Places,
+    steps: Sequence[int],
+    layers: Sequence[Site],
+    sizes: tuple[int, ...],
+) -> list[tuple[str, np.ndarray]]:
+    """The conditional and, if there are any, the unconditional rows of one variable."""
+    step_place = {step: place for place, step in enumerate(steps)}
+    layer_place = {site: place for place, site in enumerate(layers)}
+    kept = [
+        (run.rows, place, step, site, *values)
+        for run, place in zip(runs, places, strict=True)
+        for (kind, step, site), values in run.values.items()
+        if kind == name
+    ]
+    shape = kept[0][4].shape[2:]
+    cond = np.full((*sizes, *shape), np.nan, dtype=np.float32)
+    has_uncond = any(rows.uncond and first == 0 for rows, *_, first in kept)
+    uncond = np.full_like(cond, np.nan) if has_uncond else None
+    for rows, (prompt, image), step, site, values, first in kept:
+        numbers = values.float().cpu().numpy()
+        if np.isnan(numbers).any():
+            raise InterpError(
+                f"{name} of layer {site.name} was recorded in step {step}.",
+                "It holds NaN, because a number before it overflowed; in a dataset NaN would read "
+                "as a head that is not there.",
+                "Run the model in float32 or bfloat16, or patch more gently.",
+            )
+        at = (prompt, image, step_place[step], layer_place[site], slice(site.heads))
+        cond[at] = numbers[rows.uncond - first :]
+        if uncond is not None and rows.uncond and first == 0:
+            other = numbers[: rows.uncond].copy()
+            if "category" in dims:
+                # Whose categories nobody knows, of these nothing can be said.
+                other[[row for row in range(rows.uncond) if rows.prompts[row] is None]] = np.nan
+            uncond[at] = other
+    return [("", cond)] if uncond is None else [("", cond), ("_uncond", uncond)]
+
+
+def _of_layers(runs: Sequence[Run], layers: Sequence[Site]) -> dict[str, Any]:
+    grids = {site: size for run in runs for site, size in run.sizes.items()}
+    return {
+        "layer": [site.name for site in layers],
+        "block": ("layer", [site.block for site in layers]),
+        "n_heads": ("layer", [site.heads for site in layers]),
+        "height": ("layer", [grids[site][0] for site in layers]),
+        "width": ("layer", [grids[site][1] for site in layers]),
+        "resolution": ("layer", ["x".join(map(str, grids[site])) for site in layers]),
+    }
+
+
+def _of_prompts(prompts: Sequence[tuple[Prompt, Prompt | None]], positions: bool) -> dict[str, Any]:
+    cond = [prompt for prompt, _ in prompts]
+    coords: dict[str, Any] = {
+        "category": list(CATEGORIES),
+        "text": ("prompt", [prompt.text for prompt in cond]),
+        "tokens": (("prompt", "category"), [list(prompt.counts.values()) for prompt in cond]),
+    }
+    if positions:
+        named = [[CATEGORIES[code] for code in prompt.category.tolist()] for prompt in cond]
+        coords[POSITION] = range(len(cond[0].words))
+        coords["word"] = (("prompt", POSITION), [list(prompt.words) for prompt in cond])
+        coords["position_category"] = (("prompt", POSITION), named)
+    uncond = [other for _, other in prompts if other is not None]
+    if len(uncond) == len(cond):
+        counts = [list(other.counts.values()) for other in uncond]
+        coords["tokens_uncond"] = (("prompt", "category"), counts)
+    return coords

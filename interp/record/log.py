@@ -1,0 +1,286 @@
+"""Recording cross-attention of a stock pipeline, without touching its processors.
+
+After each cross-attention layer ran, its probabilities are worked out again from its queries and
+from what it was given, patches and masks included, and reduced at once. So the record is that of
+the layer whichever attention kernel it uses, costs a few per cent, and never holds a map unless
+`maps` is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import xarray as xr
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.denoiser.batch import Rows
+from interp.denoiser.clock import Watch
+from interp.denoiser.hooks import Hooks, hookable, is_fused
+from interp.denoiser.layers import Selector, Site, select
+from interp.denoiser.memory import GIB
+from interp.errors import InterpError
+from interp.patch.apply import BOARDS
+from interp.patch.serialise import dump
+from interp.record.dataset import Run, gather
+from interp.record.recorders import Recorder, Seen, distinct, mass
+from interp.results.provenance import describe, stamp
+from interp.text.prompt import Prompt
+
+CHUNK = 2**24
+"""Probabilities held at once, in numbers: rows of a batch are reduced in pieces of this size."""
+
+
+class Log:
+    """What was recorded so far; `dataset()` gives it as a labelled dataset.
+
+    Example:
+        >>> with record(pipe, mass) as log:
+        ...     pipe("a photo of a goat", num_images_per_prompt=4)
+        >>> log.dataset().mass.sel(category="pad").mean(["seed", "head"])
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        recorders: Sequence[Recorder],
+        layers: Selector,
+        uncond: bool,
+        budget: int,
+        hooks: Hooks,
+        watch: Watch,
+    ) -> None:
+        every = hookable(pipe)
+        chosen = select(every, layers)
+        self.pipe, self.recorders, self.uncond, self.budget = pipe, recorders, uncond, budget
+        self.wanted: dict[Site, list[Recorder]] = {}
+        for site in chosen:
+            mine = [r for r in recorders if site in select(every, r.layers)]
+            if mine:
+                self.wanted[site] = mine
+        self.runs: list[Run] = []
+        self.facts: dict[str, Any] = {}
+        self.kept = 0
+        self._first = 0
+        self._caught: dict[Site, tuple[nn.Module, Tensor]] = {}
+        self._known: tuple[Rows | None, Tensor, Tensor] = (None, torch.empty(0), torch.empty(0))
+        self._shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self.watch = watch
+        watch.started.append(self._begin)
+        for site in self.wanted:
+            layer = pipe.unet.get_submodule(site.path)
+            hooks.after(layer.to_q, partial(self._catch, site))
+            hooks.after(layer, partial(self._see, site))
+
+    def dataset(self, seeds: Sequence[int] | None = None) -> xr.Dataset:
+        """The record as `variable(prompt, seed, step, layer, head, ...)`, float32.
+
+        Example:
+            >>> log.dataset(seeds=range(4))
+
+        Rows of one prompt, also in several pipeline calls, are its seeds, numbered from 0 unless
+        `seeds` names them. Unconditional rows are variables of their own (`mass_uncond`), each
+        beside the conditional row it was denoised with.
+
+        Raises:
+            InterpError: if nothing was recorded, or runs had different timesteps.
+        """
+        names = {recorder.name: recorder.dims for recorder in self.recorders}
+        return stamp(gather(self.runs, tuple(self.wanted), names, seeds), **self.facts)
+
+    def _begin(self) -> None:
+        watch = self.watch
+        if not self.runs or watch.run != self.runs[-1].number:
+            self.runs.append(Run(watch.run, watch.batch))
+            self._first = self.kept
+            # diffusers looks for dtype and device among all modules, which takes a while.
+            self.facts = self.facts or {**describe(self.pipe), "patches": self._patches()}
+        run = self.runs[-1]
+        if run.rows is not watch.batch and run.rows.ids != watch.batch.ids:
+            raise InterpError(
+                f"Step {watch.step} of a run was to be recorded.",
+                "Its batch holds other prompts than the steps before.",
+                "Record such calls in blocks of their own, or call log.watch.restart() between.",
+            )
+        if len(run.timesteps) == 1:
+            self._project(len(self.pipe.scheduler.timesteps))
+        run.begin(watch.step, watch.timestep)
+
+    def _patches(self) -> list[str]:
+        home = BOARDS.get(self.pipe.unet)
+        return [] if home is None else [dump(owner.operations) for owner in home.owners]
+
+    @torch.no_grad()
+    def _see(self, site: Site, attention: Any, args: tuple, kwargs: dict, output: Any) -> None:
+        """After a layer ran: work out its probabilities, and keep what recorders make of them."""
+        hidden = args[0]
+        watch, batch = self.watch, self.watch.batch
+        given = kwargs["encoder_hidden_states"]
+        text = given[0] if isinstance(given, tuple) else given
+        first = 0 if self.uncond else batch.uncond
+        keys = _keys(attention, text)
+        queries = self._queries(site, attention, hidden)
+        size = self.runs[-1].sizes[site] = _grid(hidden.shape[1], watch.size)
+        category, members = self._codes(batch, text.device)
+        rows = max(1, CHUNK // (site.heads * hidden.shape[1] * text.shape[1]))
+        parts: dict[str, list[Tensor]] = {}
+        for start in range(first, len(text), rows):
+            piece = slice(start, start + rows)
+            bias = _bias(attention, kwargs.get("attention_mask"), len(text), text.shape[1], piece)
+            seen = Seen(
+                site,
+                probabilities(queries[piece], keys[piece], attention.scale, bias),
+                category[piece],
+                members[piece],
+                size,
+            )
+            for recorder in self.wanted[site]:
+                parts.setdefault(recorder.name, []).append(recorder(seen))
+        for name, pieces in parts.items():
+            self._keep(name, site, torch.cat(pieces), first)
+
+    def _catch(self, site: Site, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        """Queries are large and no patch changes them, so the layer's own are taken."""
+        self._caught[site] = (module, output.detach())
+
+    def _queries(
+        self, site: Site, attention: Any, hidden: Float[Tensor, "row query channel"]
+    ) -> Float[Tensor, "row head query inner"]:
+        caught = self._caught.pop(site, None)
+        # The projection may have been replaced since it was hooked, as loading a LoRA does.
+        if caught is None or caught[0] is not attention.to_q:
+            queries = attention.to_q(hidden)
+        else:
+            queries = caught[1]
+        split = "row query (head inner) -> row head query inner"
+        return rearrange(queries, split, head=attention.heads)
+
+    def _codes(self, batch: Rows, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The rows' categories where the layer runs, fetched once per batch."""
+        if self._known[0] is not batch:
+            self._known = (batch, batch.category.to(device), batch.members.to(device))
+        return self._known[1:]
+
+    def _keep(self, name: str, site: Site, values: Tensor, first: int) -> None:
+        layer, shape = self._shapes.setdefault(name, (site.name, tuple(values.shape[2:])))
+        if shape != tuple(values.shape[2:]):
+            raise InterpError(
+                f"{name} of layers {layer} and {site.name} were to be recorded together.",
+                f"They have shapes {shape} and {tuple(values.shape[2:])}.",
+                "Choose layers of one resolution (layers='up.1'), or resample: maps(size=16).",
+            )
+        self.kept += values.numel() * values.element_size()
+        if self.kept > self.budget:
+            self._refuse(self.kept, "is")
+        # Small records stay on the device: fetching each would wait for the GPU every time.
+        self.runs[-1].keep(name, site, values if values.ndim < 5 else values.cpu(), first)
+
+    def _project(self, steps: int) -> None:
+        """After the first step of a run it is known what the whole run will take."""
+        total = self._first + (self.kept - self._first) * steps
+        if total > self.budget:
+            self._refuse(total, "would be")
+
+    def _refuse(self, size: int, verb: str) -> None:
+        names = ", ".join(recorder.name for recorder in self.recorders)
+        raise InterpError(
+            f"{names} of {len(self.wanted)} layers were to be recorded.",
+            f"That {verb} {size / GIB:.3g} GiB; the budget is {self.budget / GIB:.3g} GiB.",
+            "Record fewer layers, steps or rows, smaller maps, or raise budget= (in bytes).",
+        )
+
+
+@contextmanager
+def record(
+    pipe: Any,
+    *recorders: Recorder,
+    tokens: Prompt | Sequence[Prompt] | None = None,
+    negative: Prompt | Sequence[Prompt] | None = None,
+    guided: bool | None = None,
+    layers: Selector = None,
+    uncond: bool = True,
+    budget: int = GIB,
+) -> Iterator[Log]:
+    """Record every call of the pipeline inside the block.
+
+    Example:
+        >>> with record(pipe, mass, entropy) as log:
+        ...     pipe("a photo of a goat")
+        >>> log.dataset()
+
+    Args:
+        pipe: a Stable Diffusion 1.x, 2.x or SDXL pipeline.
+        recorders: what to record; `mass` if nothing is named.
+        tokens: the conditional prompts, where the pipeline is called with `prompt_embeds`.
+        negative: the unconditional prompts, where the pipeline does not encode them itself;
+            without them what depends on their categories is NaN.
+        guided: whether batches have unconditional rows; None asks the pipeline.
+        layers: where to record (see `layers.select`).
+        uncond: whether to record unconditional rows too, which doubles the cost.
+        budget: bytes that the record may take.
+
+    Raises:
+        InterpError: for pipelines that can not be recorded, unknown prompts, recorders of one name,
+            a record that would exceed the budget.
+    """
+    given = [tokens] if isinstance(tokens, Prompt) else tokens
+    other = [negative] if isinstance(negative, Prompt) else negative
+    chosen = distinct(recorders or (mass,))
+    with Hooks() as hooks:
+        watch = Watch(pipe, hooks, given, other, guided)
+        yield Log(pipe, chosen, layers, uncond, budget, hooks, watch)
+
+
+def probabilities(
+    queries: Float[Tensor, "row head query inner"],
+    keys: Float[Tensor, "row head position inner"],
+    scale: float,
+    bias: Float[Tensor, "row head 1 position"] | None,
+) -> Float[Tensor, "row head query position"]:
+    """Attention probabilities, in float32 whatever the model's dtype.
+
+    Example:
+        >>> probabilities(queries, keys, attention.scale, None).sum(-1)     # all ones
+    """
+    # Scaling the few keys is cheaper than scaling the many logits, and copying them in the order
+    # in which the product reads them cheaper than letting it jump.
+    columns = rearrange(keys.float() * scale, "row head position inner -> row head inner position")
+    logits = queries.float() @ columns.contiguous()
+    return torch.softmax(logits if bias is None else logits + bias, dim=-1)
+
+
+def _keys(
+    attention: Any, text: Float[Tensor, "row position channel"]
+) -> Float[Tensor, "row head position inner"]:
+    # Calling the module, not its forward: patches of single heads are hooks on it.
+    projected = (
+        attention.to_kv(text).chunk(2, dim=-1)[0] if is_fused(attention) else attention.to_k(text)
+    )
+    return rearrange(
+        projected, "row position (head inner) -> row head position inner", head=attention.heads
+    )
+
+
+def _bias(
+    attention: Any, mask: Tensor | None, rows: int, length: int, piece: slice
+) -> Float[Tensor, "row head 1 position"] | None:
+    if mask is None:
+        return None
+    prepared = attention.prepare_attention_mask(mask, length, rows)
+    return rearrange(
+        prepared, "(row head) query position -> row head query position", head=attention.heads
+    )[piece].float()
+
+
+def _grid(queries: int, sample: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a layer with so many queries, in a UNet that halves its sample."""
+    height, width = sample
+    while height * width > queries:
+        # Convolutions of stride 2 round up.
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return height, width

@@ -1,0 +1,177 @@
+"""From a name to a stock pipeline: the embedded model, a local folder, or a hub id.
+
+Nothing is fetched unless the name is a hub id, and pickled weights are never read. A pipeline that
+is in memory already needs none of this: `Session(pipe)`.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
+
+from interp.errors import InterpError
+from interp.results.hashes import folder_sha256
+from interp.session.session import Session
+from interp.text.encoding import encoders
+
+INDEX = "model_index.json"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def load(
+    name: str | Path,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    *,
+    local_files_only: bool = False,
+    revision: str | None = None,
+    **settings: Any,
+) -> Session:
+    """Load a Stable Diffusion 1.x, 2.x or SDXL pipeline and put it into a `Session`.
+
+    Example:
+        >>> load("organism/eot")                                        # the embedded model
+        >>> load("models/sd-v1-4", device="cuda", dtype="float16")      # a diffusers folder
+        >>> load("CompVis/stable-diffusion-v1-4", steps=50, guidance=7.5)
+
+    Args:
+        name: a folder in diffusers format; or the name of an embedded model, looked up in the
+            folders of `INTERP_DATA` and in the `data/` of a checkout, wherever the program runs;
+            or a hub id, which is downloaded unless it is in the cache.
+        dtype: float32 on a CPU and float16 elsewhere by default. With torch 2.13 a seed gives the
+            same noise in every precision, with 2.11 it does not, and their images are no pairs.
+        device: a GPU if there is one by default.
+        local_files_only: for a hub id, use the cache alone.
+        revision: for a hub id, the commit to take.
+        settings: settings of the session (`steps=`, `guidance=`, ...).
+
+    The safety checker is left out: it blackens images, and a blackened image has no similarity.
+
+    Raises:
+        InterpError: nothing of that name exists, its folder is incomplete, or float16 is asked for
+            on a CPU.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = _dtype(dtype, device)
+    folder = find(name)
+    source = {"id": str(name)}
+    if folder is None:
+        folder = _download(str(name), local_files_only, revision)
+        source["revision"] = revision or folder.name
+    weights = folder_sha256(folder)
+    checker = {"safety_checker": None} if _has_safety_checker(folder) else {}
+    try:
+        pipe = DiffusionPipeline.from_pretrained(
+            folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **checker
+        )
+        _check_vocabulary(pipe)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as cause:
+        raise InterpError(
+            f"The model {str(name)!r} was to be loaded from {folder}.",
+            f"The folder is incomplete or damaged: {str(cause).partition(chr(10))[0]}",
+            "It was probably cut off while being downloaded or copied: get it again.",
+        ) from cause
+    source |= {"weights": weights, "weights_of": "files"}
+    return Session(pipe.to(device), model=source, **settings)
+
+
+def find(name: str | Path) -> Path | None:
+    """Return the folder of a local or embedded model, or None where only a hub can have it.
+
+    Example:
+        >>> find("organism/eot")
+        PosixPath('/home/me/interp/data/organism/eot')
+
+    Raises:
+        InterpError: the name can only be local and is not there.
+    """
+    path = Path(name).expanduser()
+    candidates = [path, *(root / path for root in data_folders() if not path.is_absolute())]
+    for folder in candidates:
+        if (folder / INDEX).is_file():
+            return folder
+    known = embedded()
+    # The first part of an embedded name must not be sent to the hub as somebody's account.
+    ours = any(model.split("/")[0] == path.parts[0] for model in known if path.parts)
+    exists = next((folder for folder in candidates if folder.exists()), None)
+    if exists is not None or ours or not HUB_ID.fullmatch(str(name)):
+        raise InterpError(
+            f"The model {str(name)!r} was asked for.",
+            (f"{str(exists)!r} has no {INDEX}. " if exists is not None else "")
+            + f"Embedded models: {', '.join(known) or 'none found'}.",
+            "Give one of them, a folder in diffusers format, or a hub id 'owner/name'; "
+            "INTERP_DATA names the folder of the embedded models.",
+        )
+    return None
+
+
+def data_folders() -> list[Path]:
+    """Return where embedded models are looked for: `INTERP_DATA`, then the checkout's `data/`."""
+    named = os.environ.get("INTERP_DATA", "")
+    checkout = Path(__file__).resolve().parents[2] / "data"
+    return [*(Path(part).expanduser() for part in named.split(os.pathsep) if part), checkout]
+
+
+def embedded() -> list[str]:
+    """Return the names of the embedded models.
+
+    Example:
+        >>> embedded()
+        ['organism/eot']
+    """
+    found = (
+        path.parent.relative_to(root).as_posix()
+        for root in data_folders()
+        for path in root.glob(f"*/*/{INDEX}")
+    )
+    return sorted(set(found))
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else torch.float16
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    asked = known.get(str(dtype).removeprefix("torch."))
+    if asked is None or (asked is torch.float16 and device.type == "cpu"):
+        raise InterpError(
+            f"dtype={dtype} was asked for on {device}.",
+            "There are float32 and bfloat16 everywhere, and float16 on a GPU.",
+            "Leave dtype out: float32 on a CPU, float16 elsewhere.",
+        )
+    return asked
+
+
+def _download(name: str, local_files_only: bool, revision: str | None) -> Path:
+    try:
+        return Path(
+            DiffusionPipeline.download(
+                name, use_safetensors=True, local_files_only=local_files_only, revision=revision
+            )
+        )
+    except (OSError, ValueError) as cause:
+        where = "in the local cache" if local_files_only else "on the hub or in its cache"
+        raise InterpError(
+            f"The model {name!r} was asked for{f' at {revision}' if revision else ''}.",
+            f"It is not {where}: {str(cause).splitlines()[0]} "
+            f"Embedded models: {', '.join(embedded()) or 'none found'}.",
+            "Check the name and the network, or give a folder in diffusers format.",
+        ) from cause
+
+
+def _check_vocabulary(pipe: Any) -> None:
+    """Where its files are missing, transformers makes up a tokenizer that knows no words."""
+    for tokenizer, encoder in encoders(pipe):
+        config: Any = encoder.config
+        if len(tokenizer) < config.vocab_size:
+            raise ValueError(
+                f"its tokenizer has {len(tokenizer)} of the {config.vocab_size} tokens of its text "
+                "encoder."
+            )
+
+
+def _has_safety_checker(folder: Path) -> bool:
+    return "safety_checker" in (folder / INDEX).read_text()

@@ -1,0 +1,166 @@
+"""What a generation's numbers depend on beside prompt, seed and patch, said once and written down.
+
+The base of `Session`, in a file of its own because a sweep compares settings without running.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from html import escape
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+from interp import results
+from interp.errors import InterpError
+from interp.results.hashes import pipeline_sha256
+from interp.text.encoding import encode
+from interp.text.prompt import Prompt
+
+
+class Settings:
+    """A stock pipeline, and how it is called.
+
+    Example:
+        >>> Settings(pipe, steps=50, guidance=7.5).provenance()["scheduler"]["class"]
+        'DDIMScheduler'
+
+    Args:
+        pipe: a Stable Diffusion 1.x, 2.x or SDXL pipeline; it is used, never changed.
+        steps: denoising steps.
+        guidance: classifier-free guidance; at most 1 runs without unconditional rows.
+        height, width: pixels; the model's own size by default.
+        negative: the unconditional prompt. None is what the pipeline does by itself: `""` for SD,
+            all zeros for most SDXL models.
+        budget: GiB of activations that a batch may take; see `memory.images_at_once`.
+        model: what to write down about the weights; their SHA-256 is computed if it is not given.
+
+    Raises:
+        InterpError: the pipeline is of another kind, or a setting makes no sense.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        steps: int = 50,
+        guidance: int | float = 7.5,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        negative: str | None = None,
+        budget: int | float | None = None,
+        model: Mapping[str, Any] | None = None,
+    ) -> None:
+        _check(pipe, steps, guidance, height, width)
+        native = pipe.unet.config.sample_size * pipe.vae_scale_factor
+        self.pipe, self.steps, self.guidance = pipe, steps, float(guidance)
+        self.height, self.width = height or native, width or native
+        self.negative, self.budget = negative, budget
+        self._model = dict(model or {})
+
+    @property
+    def guided(self) -> bool:
+        """Whether there are unconditional rows."""
+        return self.guidance > 1 and self.pipe.unet.config.time_cond_proj_dim is None
+
+    @property
+    def uncond_policy(self) -> str:
+        """What the unconditional rows are given: a prompt in quotes, "zeros", or "none"."""
+        if not self.guided:
+            return "none"
+        zeros = getattr(self.pipe.config, "force_zeros_for_empty_prompt", False)
+        return "zeros" if self.negative is None and zeros else repr(self.negative or "")
+
+    @cached_property
+    def unconditional(self) -> Prompt:
+        """The prompt of the unconditional rows."""
+        prompt = encode(self.pipe, self.negative or "")[0]
+        if self.uncond_policy != "zeros":
+            return prompt
+        assert prompt.pooled is not None
+        return replace(
+            prompt, embeds=torch.zeros_like(prompt.embeds), pooled=torch.zeros_like(prompt.pooled)
+        )
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """Name of the model and SHA-256 of its weights."""
+        if "weights" in self._model:
+            return self._model
+        name = getattr(self.pipe.config, "_name_or_path", None) or type(self.pipe).__name__
+        return {"id": name, "weights": pipeline_sha256(self.pipe), "weights_of": "tensors"}
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what is needed to run again, apart from prompts, seeds and patches."""
+        scheduler = self.pipe.scheduler
+        config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
+        return {
+            "model": self.model,
+            "packages": results.packages(),
+            "scheduler": {"class": type(scheduler).__name__, **config},
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "height": self.height,
+            "width": self.width,
+            "uncond": self.uncond_policy,
+            "dtype": str(self.pipe.unet.dtype).removeprefix("torch."),
+            "device": str(self.pipe.unet.device),
+        }
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name}={value}" for name, value in self._facts().items())
+        return f"{type(self).__name__}({facts})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
+            for name, value in self._facts().items()
+        )
+        return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
+
+    def _facts(self) -> dict[str, Any]:
+        """What a reader wants to see at a glance: nothing that takes time to find out."""
+        pipe = self.pipe
+        return {
+            "model": self._model.get("id") or getattr(pipe.config, "_name_or_path", None) or "",
+            "pipeline": type(pipe).__name__,
+            "scheduler": type(pipe.scheduler).__name__,
+            "prediction": pipe.scheduler.config.prediction_type,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "size": f"{self.height} x {self.width}",
+            "uncond": self.uncond_policy,
+            "dtype": str(pipe.unet.dtype).removeprefix("torch."),
+            "device": str(pipe.unet.device),
+        }
+
+
+def _check(
+    pipe: Any, steps: int, guidance: int | float, height: int | None, width: int | None
+) -> None:
+    if not isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)):
+        raise InterpError(
+            f"A session with a {type(pipe).__name__} was asked for.",
+            "Sessions run StableDiffusionPipeline and StableDiffusionXLPipeline.",
+            "Load one with interp.load(name); patches and recorders also work on their relatives "
+            "by themselves: with patch.on(pipe).",
+        )
+    if steps < 1 or not 0 <= guidance < float("inf"):
+        raise InterpError(
+            f"{steps} steps with guidance {guidance} were asked for.",
+            "There is at least one step, and guidance is finite and not negative.",
+            "The field uses steps=50, guidance=7.5.",
+        )
+    if any(side is not None and (side < 8 or side % 8) for side in (height, width)):
+        raise InterpError(
+            f"Images of {height} x {width} pixels were asked for.",
+            "Both sides are multiples of 8.",
+            "Leave height and width out for the model's own size.",
+        )
+    if getattr(pipe, "safety_checker", None) is not None:
+        raise InterpError(
+            "A session with a pipeline that has a safety checker was asked for.",
+            "It blackens some images, and a black image has no similarity to anything.",
+            "Load it with safety_checker=None, or set pipe.safety_checker = None.",
+        )

@@ -1,0 +1,199 @@
+"""The main job: prompts x seeds x patches, measured, into a Zarr store that survives any kill.
+
+`Session.run` holds one experiment in memory. A sweep is the same experiment over hundreds of
+prompts: what was finished is on the disk, and the same call continues it. Not for a few images.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from filelock import AcquireReturnProxy, FileLock, Timeout
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp.errors import InterpError
+from interp.metrics import Images, as_batch
+from interp.session import Edits, Session
+from interp.sweep import cluster, measures, plan
+from interp.sweep.one_prompt import cell, sessions, unconditional
+from interp.sweep.plan import Plan
+from interp.sweep.store import Store
+from interp.text.files import PromptFile
+from interp.text.prompt import Prompt
+
+
+def sweep(
+    session: Session,
+    prompts: PromptFile | Sequence[str | Prompt],
+    patches: Edits = None,
+    seeds: int | Sequence[int] = 10,
+    *,
+    store: str | os.PathLike[str],
+    metrics: Mapping[str, Any] | None = None,
+    references: Sequence[Images | None] | None = None,
+    labels: Mapping[str, Sequence[Any]] | pd.DataFrame | None = None,
+    record: Any = None,
+    guidance: Sequence[int | float] | None = None,
+    images: bool | None = None,
+    client: Any = None,
+) -> xr.Dataset:
+    """Run every prompt with every seed and patch, and keep what was measured in a Zarr store.
+
+    Example:
+        >>> sscd = ip.metrics.SSCD("sscd_disc_mixup.torchscript.pt")
+        >>> grid = ip.sweep(
+        ...     sd, prompts, ip.paper.interventions(), seeds=10, store="runs/ablation.zarr",
+        ...     metrics={"sscd": sscd, "diversity": ip.metrics.Diversity(sscd)},
+        ...     references=training_images, record=ip.mass,
+        ... )
+        >>> grid.sscd.sel(reference="training").mean(["prompt", "seed"])
+        >>> xr.open_zarr("runs/ablation.zarr")          # the same, at any time
+
+    The same call after a kill continues where it was: at most the prompt at hand is made again.
+    Each prompt is generated as `session.run` would, all seeds and patches together, so its baseline
+    is made once, and a prompt's images need to fit into memory.
+
+    Args:
+        session: runs the model.
+        prompts: texts, encoded prompts, or a file of `read_prompts`, whose groups become the
+            coordinate `group`.
+        patches: patches and mitigations as for `session.run`. The baseline need not be among them;
+            it is the first on the axis `patch`, named "none".
+        seeds: how many, from 0 on, or which.
+        store: the folder, `*.zarr`. One sweep a store.
+        metrics: by variable name. Metrics of two images give `(patch, prompt, seed, reference)`,
+            with the baseline of the same prompt and seed and the training image as references;
+            `CLIPScore` gives `(patch, prompt, seed)`, always against the prompt as given;
+            `Diversity` gives `(patch, prompt)`.
+        references: for each prompt its training image, or None where it is not known (NaN).
+        labels: columns that become coordinates on `prompt`: duplication, memorized or control.
+        record: a recorder such as `ip.mass`, or several.
+        guidance: several scales make an axis `guidance`; the session's own by default.
+        images: keep the images; by default where nothing is measured or recorded.
+        client: a `dask.distributed.Client`. Workers load the model by its name, so the session must
+            come from `interp.load`; this process alone writes.
+
+    Returns:
+        The store, read when it is used. On `prompt` stand `text`, `done` and the labels; `applies`
+        says where a patch had something to edit (a prompt of 77 tokens has no pads). Elsewhere
+        variables are NaN, and images 0.
+
+    Raises:
+        InterpError: what is asked can not be, the store was begun under other settings (it says
+            which), is damaged, or is being written by another process.
+    """
+    given, columns = _prompts(prompts, labels)
+    recorders = record if isinstance(record, (list, tuple)) else [record]
+    asked = Plan(
+        seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds),
+        edits=plan.named(patches),
+        guidance=None if guidance is None else tuple(float(scale) for scale in guidance),
+        metrics=dict(metrics or {}),
+        recorders=tuple(recorder for recorder in recorders if recorder is not None),
+        images=images if images is not None else not metrics and record is None,
+    )
+    plan.distinct(asked, columns)
+    if not (asked.images or asked.metrics or asked.recorders):
+        raise InterpError(
+            "A sweep that keeps nothing was asked for.",
+            "It keeps images, metrics and recordings.",
+            "Say images=True, metrics={...} or record=ip.mass.",
+        )
+    training = _references(references, len(given))
+    sizes = {tuple(image.shape): image for image in training if image is not None}
+    measures.rehearse(asked.metrics, len(asked.seeds), (session.height, session.width), sizes)
+    encoded = [session.encode(p) if isinstance(p, str) else p for p in given]
+    runs = sessions(session, asked)
+    plan.rehearse(asked, encoded, unconditional(runs))
+    kept = Store(store, plan.facts(session, asked, encoded, given, training, columns))
+    with _alone(kept):
+        kept.check()
+        missing = kept.missing()
+        tasks = {place: (encoded[place], training[place]) for place in missing}
+        done = len(encoded) - len(missing)
+        with tqdm(total=len(encoded), initial=done, unit="prompt", disable=None) as bar:
+            for place, data in _made(client, session, runs, asked, tasks):
+                kept.write(place, data)
+                bar.update()
+    return kept.open()
+
+
+def _made(
+    client: Any,
+    session: Session,
+    runs: Sequence[Session],
+    asked: Plan,
+    tasks: Mapping[int, cluster.Task],
+) -> Iterator[tuple[int, xr.Dataset]]:
+    if client is not None and tasks:
+        yield from cluster.spread(client, session, asked, tasks)
+        return
+    for place, (prompt, reference) in tasks.items():
+        yield place, cell(runs, asked, prompt, reference)
+
+
+def _prompts(
+    prompts: PromptFile | Sequence[str | Prompt],
+    labels: Mapping[str, Sequence[Any]] | pd.DataFrame | None,
+) -> tuple[list[str | Prompt], dict[str, list[Any]]]:
+    """The prompts, and the columns that describe them as plain lists."""
+    columns: dict[str, Any] = {}
+    if labels is not None:
+        columns = {str(name): values for name, values in labels.items()}
+    given: list[str | Prompt]
+    if isinstance(prompts, PromptFile):
+        columns = {"group": prompts.groups, **columns}
+        given = [*prompts.texts]
+    else:
+        given = [prompts] if isinstance(prompts, (str, Prompt)) else list(prompts)
+    if not given:
+        raise InterpError(
+            "A sweep over 0 prompts was asked for.",
+            "There is at least one.",
+            "Pass texts, encoded prompts or read_prompts(path).",
+        )
+    plain: dict[str, list[Any]] = {}
+    for name, values in columns.items():
+        array = np.asarray(list(values))
+        if array.shape != (len(given),) or array.dtype.kind not in "biufU":
+            raise InterpError(
+                f"The label {name!r} was given for {len(given)} prompts.",
+                f"It is an array of shape {array.shape} and type {array.dtype}.",
+                "Give one number or one text per prompt, not None.",
+            )
+        plain[name] = array.tolist()
+    return given, plain
+
+
+def _references(
+    references: Sequence[Images | None] | None, count: int
+) -> list[Float[Tensor, "1 3 h w"] | None]:
+    images = [None] * count if references is None else list(references)
+    batches = [None if image is None else as_batch(image).cpu() for image in images]
+    if len(batches) != count or any(batch is not None and len(batch) != 1 for batch in batches):
+        raise InterpError(
+            f"{len(batches)} training images were given for {count} prompts.",
+            "There is one image per prompt, or None.",
+            "Pass references=[image, None, ...] in the order of the prompts.",
+        )
+    return batches
+
+
+def _alone(kept: Store) -> AcquireReturnProxy:
+    """A lock against two sweeps on one store; the system opens it when its holder is killed."""
+    lock = FileLock(kept.path.with_name(f".{kept.path.name}.lock"))
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InterpError(
+            f"The sweep in {kept.path} was to be run.",
+            "Another process is writing it.",
+            "Wait for it or end it; xr.open_zarr reads the store meanwhile.",
+        ) from error

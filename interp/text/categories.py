@@ -1,0 +1,88 @@
+"""The four categories of token positions, found by position and never by id.
+
+    sot | prompt ........... | eot | pad pad pad .................
+    0   | 1 .. e-1           | e   | e+1 .. 76
+
+SD 1 pads with the end-of-text token itself, SD 2 with `!`, which prompts also contain, and a prompt
+may spell out `<|endoftext|>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import reduce
+from jaxtyping import Integer
+from torch import Tensor
+
+from interp.errors import InterpError
+
+CATEGORIES = ("sot", "prompt", "eot", "pad")
+SOT, PROMPT, EOT, PAD = range(len(CATEGORIES))
+CLIP_EOS = 49407
+
+
+def codes(categories: str | Sequence[str]) -> tuple[int, ...]:
+    """The integer codes of one or several categories, in the toolkit's order, each once.
+
+    Example:
+        >>> codes(("pad", "eot"))
+        (2, 3)
+
+    Raises:
+        InterpError: for a name that is no category, or for none at all.
+    """
+    names = (categories,) if isinstance(categories, str) else tuple(categories)
+    unknown = [name for name in names if name not in CATEGORIES]
+    if unknown or not names:
+        raise InterpError(
+            f"The token categories {names!r} were asked for.",
+            f"There are {', '.join(CATEGORIES)}.",
+            "Name one of them, or several as a tuple.",
+        )
+    return tuple(sorted({CATEGORIES.index(name) for name in names}))
+
+
+def categories(
+    ids: Integer[Tensor, "*batch position"], pad_id: int, eos_id: int = CLIP_EOS
+) -> Integer[Tensor, "*batch position"]:
+    """The category code of every position, from the ids alone.
+
+    Where the pad token is the end-of-text token, the prompt ends at the first id of the trailing
+    run of them; elsewhere at the last end-of-text id. Ids alone can not tell a prompt that ends by
+    spelling out `<|endoftext|>` from a shorter one: `encode`, which sees the text, can.
+
+    Example:
+        >>> categories(torch.tensor([49406, 320, 2368, 49407, 49407, 49407]), pad_id=49407)
+        tensor([0, 1, 1, 2, 3, 3])
+
+    Raises:
+        InterpError: if a row has no end-of-text token.
+    """
+    is_eos = ids == eos_id
+    if not bool(reduce(is_eos, "... position -> ...", "any").all()):
+        raise InterpError(
+            "The categories of a row of token ids were asked for.",
+            f"It holds no end-of-text token (id {eos_id}), so nothing says where its prompt ends.",
+            "Pass the ids that the pipeline's tokenizer makes, special tokens included.",
+        )
+    position = torch.arange(ids.shape[-1], device=ids.device)
+    if pad_id == eos_id:
+        end = reduce((position + 1) * ~is_eos, "... position -> ... 1", "max")
+    else:
+        end = reduce(position * is_eos, "... position -> ... 1", "max")
+    return around(position, end)
+
+
+def around(
+    position: Integer[Tensor, " position"], end: Integer[Tensor, "*batch 1"]
+) -> Integer[Tensor, "*batch position"]:
+    """The category code of every position, from where each prompt ends.
+
+    Example:
+        >>> around(torch.arange(5), torch.tensor([2]))
+        tensor([0, 1, 2, 3, 3])
+    """
+    # Each boundary that lies behind us adds one: past sot, at least eot, past eot.
+    return (position > 0).long() + (position >= end).long() + (position > end).long()

@@ -1,0 +1,99 @@
+"""Prompts with their embeddings as a dataset, and back: how donors are kept and exchanged.
+
+Whatever was done to embeddings elsewhere (averaged, optimised, taken from another run), put into
+such a dataset it can be a donor. Not for attention or images: those are results of runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+
+from interp.errors import InterpError
+from interp.results.axes import POSITION
+from interp.text.prompt import Prompt
+
+LISTS = ("prompt", POSITION)
+
+
+def as_dataset(prompts: Sequence[Prompt]) -> xr.Dataset:
+    """Prompts as `embeds(prompt, position, channel)` with all that describes their positions.
+
+    Example:
+        >>> ip.save(ip.as_dataset([a, b]), "donors.nc")
+
+    Values are float32 whatever the embeddings are, which loses nothing; `as_prompts` gives their
+    own precision back.
+
+    Raises:
+        InterpError: for no prompts, or prompts of different models.
+    """
+    kinds = {(tuple(p.embeds.shape), p.embeds.dtype, p.ids_2 is None) for p in prompts}
+    if len(kinds) != 1:
+        raise InterpError(
+            f"{len(prompts)} prompts were to be one dataset.",
+            f"They have {len(kinds)} kinds of embeddings, where there must be one.",
+            "Pack prompts of one pipeline, one dataset for each.",
+        )
+    first = prompts[0]
+    embeds = torch.stack([prompt.embeds.detach().float().cpu() for prompt in prompts])
+    data = xr.Dataset(
+        {
+            "embeds": ((*LISTS, "channel"), embeds.numpy()),
+            "ids": (LISTS, np.stack([prompt.ids.cpu() for prompt in prompts])),
+            "code": (LISTS, np.stack([prompt.category.cpu() for prompt in prompts])),
+            "word": (LISTS, [list(prompt.words) for prompt in prompts]),
+            "text": ("prompt", [prompt.text for prompt in prompts]),
+            "truncated": ("prompt", [prompt.truncated for prompt in prompts]),
+            "pad_id": (("prompt", "encoder"), [list(prompt.pad_ids) for prompt in prompts]),
+        },
+        attrs={"dtype": str(first.embeds.dtype).removeprefix("torch.")},
+    )
+    if first.ids_2 is not None:
+        data["ids_2"] = (LISTS, np.stack([p.ids_2.cpu() for p in prompts if p.ids_2 is not None]))
+    if all(prompt.pooled is not None for prompt in prompts):
+        pooled = [p.pooled.detach().float().cpu() for p in prompts if p.pooled is not None]
+        data["pooled"] = (("prompt", "pooled_channel"), torch.stack(pooled).numpy())
+    return data
+
+
+def as_prompts(data: xr.Dataset) -> list[Prompt]:
+    """The prompts of such a dataset.
+
+    Example:
+        >>> a, b = ip.as_prompts(ip.open("donors.nc"))
+        >>> swap("pad", donor=ip.open("donors.nc").isel(prompt=[1]))
+
+    Raises:
+        InterpError: if it is not a dataset of prompts.
+    """
+    needed = {"embeds", "ids", "code", "word", "text", "truncated", "pad_id"}
+    missing = sorted(needed - set(data.variables))
+    if missing:
+        raise InterpError(
+            "A dataset was to be read as prompts.",
+            f"It has no {', '.join(missing)}.",
+            "Make it with interp.as_dataset(prompts), and change its embeds if need be.",
+        )
+    dtype = getattr(torch, data.attrs.get("dtype", "float32"))
+    rows = data if "prompt" in data.embeds.dims else data.expand_dims("prompt")
+    return [_prompt(rows.isel(prompt=place), dtype) for place in range(rows.sizes["prompt"])]
+
+
+def _prompt(row: xr.Dataset, dtype: torch.dtype) -> Prompt:
+    second, pooled = row.get("ids_2"), row.get("pooled")
+    embeds = row.embeds.transpose(POSITION, "channel").values
+    return Prompt(
+        str(row.text.values),
+        torch.tensor(row.ids.values),
+        tuple(map(str, row.word.values)),
+        torch.tensor(row.code.values),
+        torch.tensor(embeds, dtype=torch.float32).to(dtype),
+        None if pooled is None else torch.tensor(pooled.values).to(dtype),
+        None if second is None else torch.tensor(second.values),
+        tuple(map(int, row.pad_id.values)),
+        str(row.truncated.values),
+    )

@@ -1,0 +1,253 @@
+"""From text to `Prompt`, through a pipeline's own tokenizers and encoders.
+
+The embeddings are those of diffusers' `encode_prompt`, bit for bit. Each prompt is encoded alone:
+matrix products round differently in batches of other sizes, and a prompt's embedding must not
+depend on what was encoded beside it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+
+from interp.errors import InterpError
+from interp.text.categories import EOT, PAD, around, categories
+from interp.text.prompt import Prompt
+
+ASIDE: ContextVar[bool] = ContextVar("encoding aside", default=False)
+"""True while the toolkit itself encodes during a run, which hooks on the encoder must not take for
+a prompt of the user's."""
+
+
+def encode(
+    pipe: Any, texts: str | Sequence[str], pad_token: str | int | None = None
+) -> list[Prompt]:
+    """Encode texts as the pipeline would, and say what each position is.
+
+    Example:
+        >>> a, b = encode(pipe, ["Antique Church Poster in Berlin", "a photo of a goat"])
+        >>> (bang,) = encode(pipe, "a photo of a goat", pad_token="!")
+
+    An over-long prompt is cut where the pipeline cuts it, with one warning that says what was lost.
+
+    Raises:
+        InterpError: for a pad token outside the vocabulary, or a text that SDXL's two tokenizers
+            split into different numbers of tokens.
+    """
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    return [_encode_one(pipe, text, pad_token) for text in texts]
+
+
+def encoders(pipe: Any) -> list[tuple[Any, nn.Module]]:
+    """The pipeline's (tokenizer, text encoder) pairs; the first is the primary one.
+
+    Example:
+        >>> len(encoders(sdxl))
+        2
+    """
+    pairs = [
+        (getattr(pipe, f"tokenizer{suffix}", None), getattr(pipe, f"text_encoder{suffix}", None))
+        for suffix in ("", "_2")
+    ]
+    found = [(tokenizer, encoder) for tokenizer, encoder in pairs if encoder is not None]
+    if not found:
+        raise InterpError(
+            f"The text encoder of a {type(pipe).__name__} was asked for.",
+            "It has none.",
+            "Load the pipeline with its text encoders, or pass `tokens=` made with another one.",
+        )
+    return found
+
+
+def embed(
+    pipe: Any, ids: Sequence[Integer[Tensor, " position"]], mask: Integer[Tensor, " position"]
+) -> tuple[Float[Tensor, "position channel"], Float[Tensor, " pooled"] | None]:
+    """The embeddings, and SDXL's pooled embedding, of ids given once per encoder.
+
+    Example:
+        >>> embeds, pooled = embed(pipe, [prompt.ids], (prompt.category < 3).long())
+
+    `mask` is 1 up to the end of the prompt; only encoders with `use_attention_mask` are given it.
+    """
+    pairs = encoders(pipe)
+    device = pipe._execution_device
+    rows = [rearrange(row, "position -> 1 position").to(device) for row in ids]
+    with torch.no_grad():
+        if not hasattr(pipe, "text_encoder_2"):
+            encoder = pairs[0][1]
+            masked = getattr(encoder.config, "use_attention_mask", False)
+            shown = rearrange(mask, "position -> 1 position").to(device) if masked else None
+            hidden = encoder(rows[0], attention_mask=shown)[0]
+            pooled = None
+        else:
+            # SDXL reads both encoders before their last layer, and pools the second one only.
+            outputs = [
+                encoder(row, output_hidden_states=True)
+                for (_, encoder), row in zip(pairs, rows, strict=True)
+            ]
+            hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+            pooled = rearrange(outputs[-1][0], "1 pooled -> pooled")
+    return rearrange(hidden, "1 position channel -> position channel").to(
+        dtype=pairs[-1][1].dtype
+    ), pooled
+
+
+def repad(pipe: Any, prompt: Prompt, token: str | int) -> Prompt:
+    """The same prompt with another pad token, encoded again.
+
+    Example:
+        >>> repad(pipe, prompt, "!").embeds[prompt.at("pad")]
+
+    Nothing of the tokenizer is changed: only the ids behind the prompt's end are. All zeros, which
+    SDXL gives its unconditional rows, are no encoding and stay what they are, as they do when the
+    tokenizer of its pipeline pads with something else.
+    """
+    if not bool(prompt.embeds.any()):
+        return prompt
+    pads = tuple(pad_id(tokenizer, token) for tokenizer, _ in encoders(pipe))
+    behind = prompt.category == PAD
+    given = [prompt.ids] if prompt.ids_2 is None else [prompt.ids, prompt.ids_2]
+    ids = [torch.where(behind, pad, row) for pad, row in zip(pads, given, strict=True)]
+    aside = ASIDE.set(True)
+    try:
+        embeds, pooled = embed(pipe, ids, (~behind).long())
+    finally:
+        ASIDE.reset(aside)
+    words = tuple(
+        _token(encoders(pipe)[0][0], pads[0]) if pad else word
+        for word, pad in zip(prompt.words, behind.tolist(), strict=True)
+    )
+    second = ids[1] if len(ids) > 1 else None
+    return Prompt(
+        prompt.text, ids[0], words, prompt.category, embeds, pooled, second, pads, prompt.truncated
+    )
+
+
+def from_ids(
+    pipe: Any,
+    ids: Integer[Tensor, " position"],
+    embeds: Float[Tensor, "position channel"],
+    ids_2: Integer[Tensor, " position"] | None = None,
+) -> Prompt:
+    """A prompt whose text was never seen, from its ids and embeddings.
+
+    Example:
+        >>> from_ids(pipe, ids[0], pipe.encode_prompt(...)[0][0]).text
+        'a photo of a goat'
+
+    Raises:
+        InterpError: if SDXL's two encoders end the prompt at different positions.
+    """
+    tokenizers = [tokenizer for tokenizer, _ in encoders(pipe)]
+    ends = [
+        int((categories(row, tokenizer.pad_token_id, tokenizer.eos_token_id) < EOT).sum())
+        for row, tokenizer in zip((ids, ids_2), tokenizers, strict=False)
+        if row is not None
+    ]
+    end = max(ends)
+    text = tokenizers[0].decode(ids[1:end].tolist())
+    # Where pads are end-of-text tokens, a prompt that ends by spelling one out seems shorter than
+    # it is. The other encoder, which pads with something else, shows its end: both read the same.
+    if ids_2 is not None and not torch.equal(ids[: end + 1], ids_2[: end + 1]):
+        _agree(text, ends)
+    codes = around(torch.arange(len(ids)), torch.tensor([end]))
+    words = tuple(_token(tokenizers[0], number) for number in ids.tolist())
+    pads = tuple(tokenizer.pad_token_id for tokenizer in tokenizers)
+    return Prompt(text, ids, words, codes, embeds, ids_2=ids_2, pad_ids=pads)
+
+
+def pad_id(tokenizer: Any, token: str | int | None) -> int:
+    """The id of a pad token given by name, by id, or as None (the tokenizer's own).
+
+    Example:
+        >>> pad_id(pipe.tokenizer, "!")
+        0
+
+    Raises:
+        InterpError: for a token that the vocabulary does not have.
+    """
+    if token is None:
+        return tokenizer.pad_token_id
+    number = tokenizer.convert_tokens_to_ids(token) if isinstance(token, str) else token
+    # An unknown name silently becomes the unknown token, which is CLIP's end-of-text token.
+    known = 0 <= number < len(tokenizer) and (
+        isinstance(token, int) or tokenizer.convert_ids_to_tokens(number) == token
+    )
+    if not known:
+        raise InterpError(
+            f"The pad token {token!r} was asked for.",
+            f"The vocabulary has {len(tokenizer)} tokens, and it is none of them.",
+            "Name one whole token, such as '!', '<|endoftext|>' or 'the</w>', or its id.",
+        )
+    return number
+
+
+def _encode_one(pipe: Any, text: str, pad_token: str | int | None) -> Prompt:
+    rows, ends, pads = [], [], []
+    words: tuple[str, ...] = ()
+    cut = ""
+    for number, (tokenizer, _) in enumerate(encoders(pipe)):
+        # Textual inversions stand for several tokens each.
+        shown = pipe.maybe_convert_prompt(text, tokenizer)
+        whole = tokenizer(shown, return_offsets_mapping=True, verbose=False)
+        limit = tokenizer.model_max_length
+        row = tokenizer(shown, padding="max_length", max_length=limit, truncation=True)
+        end = sum(row.attention_mask) - 1
+        pads.append(pad_id(tokenizer, pad_token))
+        kept, fill = row.input_ids[: end + 1], limit - end - 1
+        rows.append(torch.tensor(kept + [pads[-1]] * fill))
+        ends.append(end)
+        if number == 0:
+            names = [
+                _token(tokenizer, kept[0]),
+                *_words(shown, whole, end),
+                _token(tokenizer, kept[-1]),
+            ]
+            words = tuple(names + [_token(tokenizer, pads[0])] * fill)
+            if len(whole.input_ids) > limit:
+                cut = shown[whole.offset_mapping[limit - 1][0] :]
+    _agree(text, ends)
+    if cut:
+        warnings.warn(
+            f"The prompt {text!r} is too long for the text encoder: {cut!r} was cut off.",
+            stacklevel=3,
+        )
+    position = torch.arange(len(rows[0]))
+    embeds, pooled = embed(pipe, rows, (position <= ends[0]).long())
+    second = rows[1] if len(rows) > 1 else None
+    codes = around(position, torch.tensor([ends[0]]))
+    return Prompt(text, rows[0], words, codes, embeds, pooled, second, tuple(pads), cut)
+
+
+def _agree(text: str, ends: Sequence[int]) -> None:
+    """Raise unless the prompt ends at one position for all encoders."""
+    if len(set(ends)) > 1:
+        raise InterpError(
+            f"The categories of {text!r} were asked for.",
+            f"SDXL's two encoders see {ends[0] - 1} and {ends[1] - 1} tokens, so its positions "
+            "have no common category (the second tokenizer splits '!!' into two pad tokens).",
+            "Write it without repeated exclamation marks, and give both encoders the same text.",
+        )
+
+
+def _words(text: str, encoded: Any, end: int) -> list[str]:
+    """The word of each prompt token, as it is spelled in the text."""
+    numbers = encoded.word_ids(0)[1:end]
+    offsets = encoded.offset_mapping[1:end]
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for number, (start, stop) in zip(numbers, offsets, strict=True):
+        first.setdefault(number, start)
+        last[number] = stop
+    return [text[first[number] : last[number]] for number in numbers]
+
+
+def _token(tokenizer: Any, number: int) -> str:
+    return tokenizer.decode([number])

@@ -1,0 +1,117 @@
+"""A prompt as the UNet sees it: 77 positions, each with its id, word, category and embedding.
+
+Prompts are made by `encode`, never changed, and equal where their contents are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from interp.errors import InterpError
+from interp.text.categories import CATEGORIES, EOT, codes
+from interp.text.html import chips
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prompt:
+    """A prompt's text, ids, words, categories and embeddings; equal and hashable by content.
+
+    Example:
+        >>> a, b = encode(pipe, ["Antique Church Poster in Berlin", "a photo of a goat"])
+        >>> a.e, a.counts
+        (6, {'sot': 1, 'prompt': 5, 'eot': 1, 'pad': 70})
+        >>> a.embeds[a.at("eot")]          # [1, channel]
+
+    Attributes:
+        text: the prompt as it was given, or decoded from its ids.
+        ids: token ids of the primary encoder.
+        words: the word that each position belongs to.
+        category: code of every position, an index into `CATEGORIES`.
+        embeds: what the UNet is given; both encoders' channels side by side in SDXL.
+        pooled: SDXL's pooled embedding.
+        ids_2: token ids of SDXL's second encoder.
+        pad_ids: the pad token of each encoder.
+        truncated: the end of the text that did not fit, or "".
+
+    Raises:
+        InterpError: if lengths disagree or an embedding is not finite.
+    """
+
+    text: str
+    ids: Integer[Tensor, " position"]
+    words: tuple[str, ...]
+    category: Integer[Tensor, " position"]
+    embeds: Float[Tensor, "position channel"]
+    pooled: Float[Tensor, " pooled"] | None = None
+    ids_2: Integer[Tensor, " position"] | None = None
+    pad_ids: tuple[int, ...] = ()
+    truncated: str = ""
+
+    def __post_init__(self) -> None:
+        lengths = {
+            "ids": len(self.ids),
+            "words": len(self.words),
+            "category": len(self.category),
+            "embeds": len(self.embeds),
+        }
+        if len(set(lengths.values())) > 1:
+            raise InterpError(
+                f"A prompt was made of {lengths}.",
+                "Each must describe the same positions.",
+                "Take ids, words, categories and embeddings from one encoding.",
+            )
+        given = [part for part in (self.embeds, self.pooled) if part is not None]
+        if not all(bool(torch.isfinite(part.detach()).all()) for part in given):
+            raise InterpError(
+                f"The prompt {self.text!r} was given embeddings that are not all finite.",
+                "They hold NaN or infinity.",
+                "Encode in float32 or bfloat16, or look for the operation that overflowed.",
+            )
+
+    @cached_property
+    def e(self) -> int:
+        """The position of the end-of-text token that ends the prompt."""
+        return int((self.category == EOT).nonzero()[0])
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many positions each category has: pads win sums by being many."""
+        return {name: int((self.category == code).sum()) for code, name in enumerate(CATEGORIES)}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of ids, categories and embeddings, by which prompts are compared."""
+        content = hashlib.sha256(str(self.embeds.dtype).encode())
+        for values in (self.ids, self.category, self.embeds):
+            content.update(str(tuple(values.shape)).encode())
+            # Through bytes, because numpy does not know bfloat16.
+            content.update(values.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return content.hexdigest()
+
+    def at(self, names: str | Sequence[str]) -> Integer[Tensor, " chosen"]:
+        """The positions of one or several categories, ascending."""
+        wanted = torch.tensor(codes(names), device=self.category.device)
+        return rearrange(torch.isin(self.category, wanted).nonzero(), "chosen 1 -> chosen")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Prompt) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        return f"Prompt({self.text!r}: {counts})"
+
+    def _repr_html_(self) -> str:
+        names = [CATEGORIES[code] for code in self.category.tolist()]
+        note = f"cut off: {self.truncated}" if self.truncated else ""
+        return chips(self.words, names, self.ids.tolist(), note)

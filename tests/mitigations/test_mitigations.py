@@ -1,0 +1,254 @@
+"""Mitigations: equal to hand-made embeddings and to the published attention, for any batch."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention
+from einops import rearrange
+
+from interp import mitigations
+from interp.errors import InterpError
+from interp.patch import Patch
+from interp.patch.base import Operation
+from interp.session import Rewrite, Session
+from interp.text.encoding import encode
+from tests.pipelines import tokenizer
+
+TEXTS = ["Antique Church Poster in Berlin", "a goat"]
+
+#: Settings under which a mitigation must change nothing, bit for bit. A new one gets a row here.
+NO_EFFECT = {
+    "repad": lambda pipe: mitigations.repad(pipe.tokenizer.pad_token),
+    "zero_pads": lambda pipe: mitigations.zero_pads(0.0),
+    "rescale_sot": lambda pipe: mitigations.rescale_sot(1.0, mask_pads=False),
+    "embedding_noise": lambda pipe: mitigations.embedding_noise(std=0.0),
+    "random_tokens": lambda pipe: mitigations.random_tokens(0),
+    "random_numbers": lambda pipe: mitigations.random_numbers(0),
+    "optimise_embedding": lambda pipe: mitigations.optimise_embedding(iterations=0),
+}
+
+
+@pytest.fixture
+def sd(pipe):
+    return Session(pipe, steps=2)
+
+
+@pytest.fixture
+def one(sd1):
+    return Session(sd1, steps=2)
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@pytest.mark.parametrize("name", NO_EFFECT)
+def test_settings_without_effect_change_nothing_bit_for_bit(sd, name):
+    if name == "repad" and hasattr(sd.pipe, "text_encoder_2"):
+        pytest.skip("SDXL's two tokenizers pad differently: no one token leaves both alone")
+    edited = sd.run(TEXTS, seeds=[0, 1], patch=NO_EFFECT[name](sd.pipe))
+    assert np.array_equal(edited.image, sd.run(TEXTS, seeds=[0, 1]).image)
+
+
+@pytest.mark.parametrize("name", [*NO_EFFECT, "repad_zero_eot"])
+def test_defaults_change_the_image_and_say_what_they_are(one, name):
+    mitigation = getattr(mitigations, name)()
+    if name == "optimise_embedding":
+        mitigation = mitigations.optimise_embedding(target=0)
+    edited = one.run(TEXTS, patch={name: mitigation})
+    assert not np.array_equal(edited.image.sel(patch=name), one.run(TEXTS).image)
+    said = json.loads(edited.attrs["provenance"])["patches"][name]
+    assert said == json.loads(mitigation.to_json())
+    assert isinstance(mitigation, (Patch, Rewrite))
+    assert hash(mitigation) == hash(eval_again(name))
+
+
+def eval_again(name):
+    again = getattr(mitigations, name)
+    return again(target=0) if name == "optimise_embedding" else again()
+
+
+def test_repad_zero_eot_is_hand_made_prompt_embeds_bit_for_bit(sd1):
+    """The authors' way: another tokenizer for both prompts, then the conditional eot zeroed."""
+    bang = tokenizer("!")
+
+    def embeds(text):
+        ids = bang(text, padding="max_length", max_length=77, return_tensors="pt").input_ids
+        return sd1.text_encoder(ids)[0].detach()
+
+    positive, negative = embeds(TEXTS[0]), embeds("")
+    e = len(bang(TEXTS[0]).input_ids) - 1
+    positive[:, e] = 0
+    plain = sd1(
+        prompt_embeds=positive,
+        negative_prompt_embeds=negative,
+        num_inference_steps=2,
+        generator=generators(3)[0],
+    ).images[0]
+    shield = mitigations.repad_zero_eot()
+    with shield.on(sd1):
+        on = sd1(TEXTS[0], num_inference_steps=2, generator=generators(3)[0]).images[0]
+    session = Session(sd1, steps=2).images(TEXTS[0], seeds=[3], patch=shield)[0]
+    assert np.array_equal(np.asarray(plain), np.asarray(on))
+    assert np.array_equal(np.asarray(plain), np.asarray(session))
+
+
+def test_zero_pads_is_hand_made_prompt_embeds_bit_for_bit(sd1):
+    (prompt,) = encode(sd1, TEXTS[0])
+    positive, e = prompt.embeds.clone()[None], prompt.e
+    positive[:, e + 1 : e + 1 + int((76 - e) * 0.7)] = 0
+    plain = sd1(prompt_embeds=positive, num_inference_steps=2, generator=generators(3)[0])
+    ours = Session(sd1, steps=2).images(prompt, seeds=[3], patch=mitigations.zero_pads())
+    assert np.array_equal(np.asarray(plain.images[0]), np.asarray(ours[0]))
+
+
+class Published:
+    """Ren et al.'s attention written out: logits of the first token times c1, pads at -inf."""
+
+    def __init__(self, c1, ends, uncond_end):
+        self.c1, self.ends, self.uncond_end = c1, ends, uncond_end
+
+    def __call__(self, attn, hidden, encoder_hidden_states, attention_mask=None, **kwargs):
+        heads, rows = attn.heads, len(hidden)
+        split = "b n (h d) -> b h n d"
+        q = rearrange(attn.to_q(hidden), split, h=heads)
+        k = rearrange(attn.to_k(encoder_hidden_states), split, h=heads)
+        v = rearrange(attn.to_v(encoder_hidden_states), split, h=heads)
+        logits = q @ rearrange(k, "b h n d -> b h d n") * attn.scale
+        logits[rows // 2 :, :, :, 0] *= self.c1
+        for row in range(rows):
+            cond = row - rows // 2
+            end = self.uncond_end if cond < 0 else self.ends[cond]
+            if end is not None:
+                logits[row, :, :, end + 1 :] = -torch.inf
+        out = rearrange(logits.softmax(-1) @ v, "b h n d -> b n (h d)")
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+@pytest.mark.parametrize("uncond", [False, True])
+def test_rescale_sot_is_the_published_attention_for_every_row(pipe, uncond):
+    """Two prompts of different lengths with two images each: the authors' code fails here."""
+    prompts = encode(pipe, TEXTS)
+    empty = encode(pipe, "")[0]
+    ends = [prompt.e for prompt in prompts for _ in range(2)]
+    call = {"num_inference_steps": 2, "num_images_per_prompt": 2, "output_type": "latent"}
+    call |= {"negative_prompt": ["", ""], "generator": None}
+    with mitigations.rescale_sot(1.25, uncond=uncond).on(pipe):
+        ours = pipe(TEXTS, **call | {"generator": generators(0, 1, 2, 3)}).images
+    stock = pipe.unet.attn_processors
+    published = Published(1.25, ends, empty.e if uncond else None)
+    layers = [m for m in pipe.unet.modules() if isinstance(m, Attention) and m.is_cross_attention]
+    try:
+        for layer in layers:
+            layer.processor = published
+        theirs = pipe(TEXTS, **call | {"generator": generators(0, 1, 2, 3)}).images
+    finally:
+        pipe.unet.set_attn_processor(dict(stock))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    plain = pipe(TEXTS, **call | {"generator": generators(0, 1, 2, 3)}).images
+    assert (ours - plain).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["rescale_sot", "repad_zero_eot", "zero_pads", "embedding_noise"])
+def test_four_images_are_four_times_one_image(sd, name):
+    patch = getattr(mitigations, name)()
+    four = sd.trace(TEXTS[0], seeds=range(4), patch=patch, half=False).final_latents
+    for seed in (0, 3):
+        single = sd.trace(TEXTS[0], seeds=[seed], patch=patch, half=False).final_latents
+        np.testing.assert_allclose(four.sel(seed=[seed]), single, atol=1e-4)
+
+
+def test_patches_of_mitigations_are_made_of_operations(one):
+    patch = mitigations.rescale_sot() & mitigations.repad_zero_eot()
+    assert all(isinstance(operation, Operation) for operation in patch.operations)
+    assert len(mitigations.rescale_sot(1.0).operations) == 1
+
+
+@pytest.mark.parametrize("make", [mitigations.random_tokens, mitigations.random_numbers])
+def test_random_words_are_inserted_between_the_prompts_own(one, make):
+    for count in (1, 4):
+        for text in TEXTS:
+            new = make(count, seed=5).text(text, one.pipe.tokenizer).split()
+            assert len(new) == len(text.split()) + count
+            rest = iter(new)
+            assert all(word in rest for word in text.split())  # the own words, in their order
+            again = make(count, seed=5).text(text, one.pipe.tokenizer).split()
+            assert new == again
+            assert new != make(count, seed=6).text(text, one.pipe.tokenizer).split()
+
+
+def test_a_random_token_is_one_token(one):
+    prompt = one.encode(TEXTS[0])
+    for seed in range(8):
+        rewritten = mitigations.random_tokens(4, seed).rewrite(one, prompt, [0])
+        assert rewritten.e == prompt.e + 4
+    assert all(
+        word.isdigit() and int(word) < 100_000
+        for word in mitigations.random_numbers(9).text("", one.pipe.tokenizer).split()
+    )
+
+
+def test_optimise_embedding_lowers_the_traced_guidance_and_keeps_the_first_token(sd):
+    prompt, seeds = sd.encode(TEXTS[0]), [0, 1]
+    wen = mitigations.optimise_embedding(target=0, iterations=3)
+    found = wen.rewrite(sd, prompt, seeds)
+
+    def traced(prompt):
+        trace = sd.trace(prompt, seeds=seeds, half=False).isel(prompt=0, step=0)
+        difference = (trace.eps_c - trace.eps_u) ** 2
+        pixels = difference.sizes["channel"] * difference.sizes["latent_y"] ** 2
+        return (difference.sum(["channel", "latent_y", "latent_x"]) * 4 * 64 * 64 / pixels) ** 0.5
+
+    np.testing.assert_allclose(wen.norms(sd, prompt, seeds), traced(prompt), rtol=1e-4)
+    np.testing.assert_allclose(wen.norms(sd, found, seeds), traced(found), rtol=1e-4)
+    assert traced(found).mean() < traced(prompt).mean()
+    assert torch.equal(found.embeds[0], prompt.embeds[0])
+    assert not torch.equal(found.embeds[1:], prompt.embeds[1:])
+    assert all(p.grad is None for p in sd.pipe.unet.parameters())
+
+
+def test_optimise_embedding_stops_at_its_target_for_each_prompt(one):
+    prompt, seeds = one.encode(TEXTS[0]), [0, 1]
+    start = mitigations.optimise_embedding().norms(one, prompt, seeds)
+    above = mitigations.optimise_embedding(target=float(start.mean()) * 1.01)
+    assert above.rewrite(one, prompt, seeds) is prompt
+    # The mean over seeds decides, so the same prompt four times is the prompt once.
+    wen = mitigations.optimise_embedding(target=0, iterations=2)
+    once, thrice = wen.rewrite(one, prompt, [0]), wen.rewrite(one, prompt, [0, 0, 0])
+    torch.testing.assert_close(once.embeds, thrice.embeds, atol=1e-4, rtol=1e-4)
+
+
+def test_optimise_embedding_stops_for_each_prompt_by_itself(one):
+    prompts, seeds = one.encode(TEXTS), [0, 1]
+    start = [float(mitigations.optimise_embedding().norms(one, p, seeds).mean()) for p in prompts]
+    near, far = sorted(range(2), key=start.__getitem__)
+    wen = mitigations.optimise_embedding(target=sum(start) / 2, iterations=2)
+    assert wen.rewrite(one, prompts[near], seeds) is prompts[near]
+    edited, plain = (one.run(prompts, seeds, patch=patch).image for patch in (wen, None))
+    assert np.array_equal(edited[near], plain[near])
+    assert not np.array_equal(edited[far], plain[far])
+
+
+def test_the_target_of_optimise_embedding_is_that_of_one_image(one):
+    prompt, wen = one.encode(TEXTS[0]), mitigations.optimise_embedding()
+    together, alone = wen.norms(one, prompt, [0, 1, 0]), wen.norms(one, prompt, [0])
+    assert together.shape == (3,)
+    assert torch.equal(together[[0, 2]], alone.expand(2))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: mitigations.random_tokens(-1), "-1 random tokens"),
+        (lambda: mitigations.optimise_embedding(target=-1), "A target of -1"),
+        (lambda: mitigations.optimise_embedding(target=float("nan")), "A target of nan"),
+        (lambda: mitigations.optimise_embedding(learning_rate=0.0), "the rate is positive"),
+        (lambda: mitigations.rescale_sot(float("nan")), "must be a finite number"),
+        (lambda: mitigations.zero_pads(1.5), "between 0 and 1"),
+    ],
+)
+def test_bad_input_says_what_exists(call, message):
+    with pytest.raises(InterpError, match=message):
+        call()

@@ -1,0 +1,335 @@
+"""Recordings: labels, runs, rows, budget."""
+
+import inspect
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttnProcessor2_0
+
+import interp as ip
+from interp import InterpError, encode, entropy, maps, mass, record, sites, token_mass
+from interp.results.axes import DIMS
+from tests.runs import TEXTS, from_embeds, latents
+
+
+def recorded(
+    pipe: Any, *recorders: Any, texts: Any = TEXTS, log: Any = None, **call: Any
+) -> xr.Dataset:
+    with record(pipe, *recorders, **(log or {})) as written:
+        latents(pipe, texts, **call)
+    return written.dataset()
+
+
+def test_axes_and_coordinates(pipe) -> None:
+    data = recorded(pipe, steps=3, num_images_per_prompt=2)
+    layers = sites(pipe.unet)
+    prompts = encode(pipe, TEXTS)
+    assert data.mass.dims == data.mass_uncond.dims == DIMS
+    assert data.mass.dtype == np.float32
+    assert dict(data.sizes) == {
+        "prompt": 2,
+        "seed": 2,
+        "step": 3,
+        "layer": len(layers),
+        "head": max(site.heads for site in layers),
+        "category": 4,
+    }
+    assert data.layer.values.tolist() == [site.name for site in layers]
+    assert data.block.values.tolist() == [site.block for site in layers]
+    assert data.n_heads.values.tolist() == [site.heads for site in layers]
+    assert data.resolution.values[0] == "16x16"
+    assert data.resolution.sel(layer="mid.0") == "8x8"
+    assert data.timestep.values.tolist() == pipe.scheduler.timesteps.tolist()
+    assert data.tokens.values.tolist() == [list(p.counts.values()) for p in prompts]
+    assert data.tokens_uncond.values.tolist() == [[1, 0, 1, 75]] * 2
+    assert data.text.values.tolist()[0] == TEXTS[0]
+
+
+def test_absent_heads_are_nan_and_present_ones_are_not(sd2) -> None:
+    data = recorded(sd2, mass, entropy)
+    present = data["head"] < data.n_heads
+    assert not present.all()
+    for name in ("mass", "mass_uncond", "entropy"):
+        assert bool((data[name].notnull() == present).all())
+
+
+def test_without_guidance_there_is_no_unconditional_variable(pipe) -> None:
+    data = recorded(pipe, guidance_scale=1.0)
+    assert list(data.data_vars) == ["mass"]
+    assert "tokens_uncond" not in data.coords
+
+
+def test_unconditional_rows_can_be_left_out(pipe) -> None:
+    whole, half = recorded(pipe), recorded(pipe, log={"uncond": False})
+    assert list(half.data_vars) == ["mass"]
+    np.testing.assert_allclose(half.mass, whole.mass, atol=1e-6)
+
+
+def test_rows_land_at_their_prompt_and_image(pipe) -> None:
+    """A batch of prompts and images equals single calls."""
+    noise = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    batch = recorded(pipe, num_images_per_prompt=2, latents=noise)
+    for prompt, text in enumerate(TEXTS):
+        for image in range(2):
+            one = noise[[2 * prompt + image]]
+            alone = recorded(pipe, texts=text, latents=one)
+            for name in ("mass", "mass_uncond"):
+                np.testing.assert_allclose(batch[name][prompt, image], alone[name][0, 0], atol=1e-5)
+
+
+def test_several_calls_become_seeds_or_prompts(sd1) -> None:
+    with record(sd1) as log:
+        for seed in range(2):
+            for text in TEXTS:
+                latents(sd1, text, seed=seed)
+    data = log.dataset(seeds=[10, 11])
+    assert data.sizes["prompt"] == 2
+    assert data.seed.values.tolist() == [10, 11]
+    np.testing.assert_array_equal(data.mass[1, 1], recorded(sd1, texts=TEXTS[1], seed=1).mass[0, 0])
+
+
+def test_the_same_text_twice_in_a_call_stays_two_prompts(sd1) -> None:
+    data = recorded(sd1, texts=("goat", "goat"))
+    assert data.text.values.tolist() == ["goat", "goat"]
+    assert data.sizes["seed"] == 1
+
+
+def test_prompts_with_fewer_images_are_padded(sd1) -> None:
+    with record(sd1) as log:
+        latents(sd1, TEXTS[0], num_images_per_prompt=2)
+        latents(sd1, TEXTS[1])
+    data = log.dataset()
+    assert data.mass[1, 1].isnull().all()
+    assert data.mass[:, 0].notnull().all()
+
+
+def test_runs_of_different_schedules_are_no_one_dataset(sd1) -> None:
+    with record(sd1) as log:
+        latents(sd1, steps=2)
+        latents(sd1, steps=3)
+    with pytest.raises(InterpError, match="blocks of their own"):
+        log.dataset()
+
+
+def test_wrong_number_of_seeds_is_refused(sd1) -> None:
+    with record(sd1) as log:
+        latents(sd1)
+    with pytest.raises(InterpError, match="2 seeds were given"):
+        log.dataset(seeds=[0, 1])
+
+
+def test_nothing_recorded_is_an_error(sd1) -> None:
+    with record(sd1) as log:
+        pass
+    with pytest.raises(InterpError, match="Nothing was recorded"):
+        log.dataset()
+
+
+def test_embeddings_with_tokens_equal_text(pipe) -> None:
+    prompt, empty = encode(pipe, [TEXTS[0], ""])
+    with record(pipe, tokens=prompt, negative=empty) as log:
+        from_embeds(pipe, [prompt.embeds], [prompt], empty)
+    by_text = recorded(pipe, texts=TEXTS[0], negative_prompt="")
+    by_embeds = log.dataset()
+    np.testing.assert_array_equal(by_embeds.mass, by_text.mass)
+    np.testing.assert_array_equal(by_embeds.mass_uncond, by_text.mass_uncond)
+
+
+def test_unconditional_rows_that_nobody_describes_are_nan(sd1) -> None:
+    prompt, empty = encode(sd1, [TEXTS[0], ""])
+    with record(sd1, mass, entropy, tokens=prompt) as log:
+        from_embeds(sd1, [prompt.embeds], [prompt], empty)
+    data = log.dataset()
+    assert data.mass_uncond.isnull().all()
+    assert data.entropy_uncond.notnull().all()
+    assert data.mass.notnull().all()
+
+
+def test_recorders_agree_with_each_other(pipe) -> None:
+    data = recorded(pipe, mass, token_mass, maps(layers=0), Peak())
+    for prompt in range(2):
+        one = data.isel(prompt=prompt)
+        for category in ip.CATEGORIES:
+            summed = one.token_mass.where(one.position_category == category, 0).sum(
+                "position", skipna=False
+            )
+            np.testing.assert_allclose(summed, one.mass.sel(category=category), atol=1e-6)
+    averaged = data.maps.mean(["y", "x"])
+    np.testing.assert_allclose(averaged.isel(layer=0), data.mass.isel(layer=0), atol=1e-6)
+    assert bool(
+        (data.peak >= data.token_mass.max("position")).where(data.peak.notnull(), True).all()
+    )
+
+
+class Peak:
+    """A recorder as a user would write one."""
+
+    name = "peak"
+    dims = ()
+    layers = None
+
+    def __call__(self, seen: Any) -> torch.Tensor:
+        return seen.probabilities.amax(dim=(-1, -2))
+
+
+def test_maps_keep_space(sd1) -> None:
+    data = recorded(sd1, maps(by="position", layers="up.1"), mass)
+    assert data.maps.dims == (*DIMS[:-1], "position", "y", "x")
+    assert (data.sizes["y"], data.sizes["x"]) == (16, 16)
+    wide = recorded(sd1, maps(layers=0), texts=TEXTS[0], height=128, width=64)
+    assert (wide.sizes["y"], wide.sizes["x"]) == (
+        128 // sd1.vae_scale_factor,
+        64 // sd1.vae_scale_factor,
+    )
+
+
+def test_resampled_maps_still_sum_to_one(pipe) -> None:
+    data = recorded(pipe, maps(size=(5, 7)))
+    total = data.maps.sum("category", skipna=False)
+    np.testing.assert_allclose(total.where(total.notnull(), 1), 1, atol=1e-5)
+
+
+def test_maps_of_unlike_layers_need_a_size(sd1) -> None:
+    with pytest.raises(InterpError, match=r"maps\(size=16\)"):
+        recorded(sd1, maps())
+    with pytest.raises(InterpError, match="by 'category' or by 'position'"):
+        inspect.unwrap(maps)(by="word")
+
+
+def test_the_budget_is_kept_and_named(sd1) -> None:
+    budget = 300_000
+    with pytest.raises(InterpError, match=r"would be .* GiB; the budget is 0.000279 GiB"):
+        recorded(sd1, maps(size=16), texts=TEXTS[0], steps=20, log={"budget": budget})
+    with pytest.raises(InterpError, match="That is"):
+        recorded(sd1, maps(size=64), texts=TEXTS[0], log={"budget": budget})
+    assert recorded(sd1, texts=TEXTS[0], steps=20, log={"budget": budget}).sizes["step"] == 20
+
+
+def test_only_chosen_layers_are_recorded(pipe) -> None:
+    whole, part = recorded(pipe), recorded(pipe, log={"layers": "up"})
+    assert part.layer.values.tolist() == whole.layer[whole.block == "up"].values.tolist()
+    np.testing.assert_array_equal(part.mass, whole.mass.sel(layer=part.layer.values))
+
+
+def test_small_chunks_change_nothing(pipe, monkeypatch) -> None:
+    whole = recorded(pipe, mass, entropy)
+    monkeypatch.setattr(sys.modules["interp.record.log"], "CHUNK", 1)
+    pieces = recorded(pipe, mass, entropy)
+    for name in whole.data_vars:
+        np.testing.assert_allclose(pieces[name], whole[name], atol=1e-6)
+
+
+def test_recording_changes_no_image_and_keeps_no_graph(pipe) -> None:
+    plain = latents(pipe)
+    with record(pipe, mass, entropy, token_mass) as log:
+        assert torch.equal(latents(pipe), plain)
+    assert torch.equal(latents(pipe), plain)
+    kept = [values for run in log.runs for values, _ in run.values.values()]
+    assert not any(values.requires_grad for values in kept)
+    # Nothing as wide as a map was kept: 4 numbers, 77 or 1 per row and head.
+    assert {values[0, 0].numel() for values in kept} == {4, 77, 1}
+
+
+def test_recording_survives_ip_adapter_inputs(sd1) -> None:
+    """IP-Adapter turns the text into (text, images); text attention must be found in it."""
+    plain = recorded(sd1)
+    width = sd1.unet.config.cross_attention_dim
+    made = {}
+    for name, old in sd1.unet.attn_processors.items():
+        layer = sd1.unet.get_submodule(name.removesuffix(".processor"))
+        made[name] = (
+            IPAdapterAttnProcessor2_0(layer.to_q.out_features, width, num_tokens=(4,), scale=0.0)
+            if layer.is_cross_attention
+            else old
+        )
+    sd1.unet.process_encoder_hidden_states = lambda encoder_hidden_states, added_cond_kwargs: (
+        encoder_hidden_states,
+        [torch.zeros(len(encoder_hidden_states), 1, 4, width)],
+    )
+    try:
+        sd1.unet.set_attn_processor(made)
+        with_images = recorded(sd1)
+        with ip.zero("pad", side="k", heads=0).on(sd1), record(sd1) as log:
+            latents(sd1, TEXTS)
+        patched = log.dataset()
+    finally:
+        del sd1.unet.process_encoder_hidden_states
+        sd1.unet.set_attn_processor(AttnProcessor2_0())
+    np.testing.assert_allclose(with_images.mass, plain.mass, atol=1e-6)
+    with ip.zero("pad", side="k", heads=0).on(sd1), record(sd1) as log:
+        latents(sd1, TEXTS)
+    np.testing.assert_allclose(patched.mass, log.dataset().mass, atol=1e-6)
+
+
+def test_provenance_names_model_scheduler_and_patches(pipe) -> None:
+    with ip.zero("pad", fraction=0.5).on(pipe), record(pipe) as log:
+        latents(pipe)
+    facts = ip.provenance(log.dataset())
+    assert facts["scheduler"] == "DDIMScheduler"
+    assert '"fraction": 0.5' in facts["patches"][0]
+
+
+def test_a_rerun_of_the_same_step_is_refused(sd1) -> None:
+    prompt, _ = encode(sd1, [TEXTS[0], ""])
+    sample = torch.zeros(1, 4, 16, 16)
+    with record(sd1, tokens=prompt, guided=False) as log, torch.no_grad():
+        log.watch.at(3)
+        sd1.unet(sample, 500, encoder_hidden_states=prompt.embeds[None])
+        with pytest.raises(InterpError, match="recorded before"):
+            sd1.unet(sample, 500, encoder_hidden_states=prompt.embeds[None])
+    assert log.dataset().step.values.tolist() == [3]
+
+
+def test_entropy_is_that_of_each_query(sd1) -> None:
+    data = recorded(sd1, entropy, maps(by="position", layers="down.0"), texts=TEXTS[0])
+    spread = data.maps.isel(layer=0)
+    by_hand = -(spread * np.log(spread)).sum("position").mean(["y", "x"])
+    np.testing.assert_allclose(data.entropy.isel(layer=0), by_hand, atol=1e-5)
+    assert float(data.entropy.max()) <= np.log(77) + 1e-6
+
+
+def test_a_mask_of_the_callers_own_counts(sd1) -> None:
+    """Hiding pads by `encoder_attention_mask` is masking them, and a patch's mask comes on top."""
+    (prompt,) = encode(sd1, TEXTS[0])
+    shown = (prompt.category != 3)[None]
+
+    def masses(patch: ip.Patch, **call: Any) -> xr.DataArray:
+        known = {"tokens": prompt, "guided": False}
+        with patch.on(sd1, **known), record(sd1, **known) as log, torch.no_grad():
+            sd1.unet(torch.zeros(1, 4, 16, 16), 500, prompt.embeds[None], **call)
+        return log.dataset().mass
+
+    hidden = masses(ip.Patch(), encoder_attention_mask=shown)
+    assert float(hidden.sel(category="pad").max()) == 0
+    np.testing.assert_allclose(hidden, masses(ip.mask("pad")), atol=1e-6)
+    both = masses(ip.mask("eot"), encoder_attention_mask=shown)
+    np.testing.assert_allclose(both, masses(ip.mask(("eot", "pad"))), atol=1e-6)
+
+
+def test_recorders_of_one_variable_and_things_that_record_nothing_are_refused(sd1) -> None:
+    with (
+        pytest.raises(InterpError, match="Several would write the variable maps"),
+        record(sd1, maps(layers="up"), maps(layers="mid")),
+    ):
+        pass
+    with pytest.raises(InterpError, match="maps must be called"):
+        next(inspect.unwrap(record)(sd1, maps))
+
+
+def test_unknown_layers_are_refused_before_anything_runs(sd1) -> None:
+    with pytest.raises(InterpError, match="selects none of the 7"), record(sd1, layers="up.9"):
+        latents(sd1)
+    wrong = maps(layers="nowhere")
+    with pytest.raises(InterpError, match="selects none of the 7"), record(sd1, mass, wrong):
+        latents(sd1)
+
+
+def test_overflow_is_not_taken_for_an_absent_head(sd1) -> None:
+    with ip.scale("sot", 3e38).on(sd1), record(sd1) as log:
+        latents(sd1)
+    with pytest.raises(InterpError, match="mass of layer .* NaN, because a number before it over"):
+        log.dataset()

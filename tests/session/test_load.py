@@ -1,0 +1,97 @@
+"""Loading by name: from anywhere, safetensors only, nothing fetched unasked, weights by hash."""
+
+import shutil
+
+import pytest
+import torch
+
+import interp.session.load
+from interp.errors import InterpError
+from interp.results.hashes import folder_sha256, pipeline_sha256
+from interp.session.load import embedded, find, load
+from tests.pipelines import pipeline
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    pipeline("sd1").save_pretrained(root / "family" / "small")
+    return root
+
+
+def test_a_name_is_found_from_any_directory(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("INTERP_DATA", str(data))
+    monkeypatch.chdir(tmp_path)
+    assert "family/small" in embedded()
+    by_name, by_path = load("family/small", steps=3), load(data / "family" / "small")
+    assert by_name.model["weights"] == by_path.model["weights"]
+    assert by_name.steps == 3
+    weights = (pipeline_sha256(sd.pipe) for sd in (by_name, by_path))
+    assert next(weights) == next(weights) == pipeline_sha256(pipeline("sd1"))
+
+
+def test_the_hash_sees_one_changed_weight_and_a_missing_file(data, tmp_path):
+    before = folder_sha256(data / "family" / "small")
+    shutil.copytree(data / "family" / "small", tmp_path / "copy")
+    assert folder_sha256(tmp_path / "copy") == before
+    pipe = pipeline("sd1")
+    tensors = pipeline_sha256(pipe)
+    next(iter(pipe.unet.parameters())).data.flatten()[0] += 1
+    assert pipeline_sha256(pipe) != tensors
+    pipe.unet.save_pretrained(tmp_path / "copy" / "unet")
+    assert folder_sha256(tmp_path / "copy") != before
+
+
+def test_dtypes(data):
+    folder = data / "family" / "small"
+    assert load(folder, device="cpu").pipe.unet.dtype == torch.float32
+    assert load(folder, dtype="bfloat16", device="cpu").pipe.unet.dtype == torch.bfloat16
+    with pytest.raises(InterpError, match="float16 on a GPU"):
+        load(folder, dtype=torch.float16, device="cpu")
+    with pytest.raises(InterpError, match="float64 was asked for"):
+        load(folder, dtype="float64", device="cpu")
+
+
+def test_pickled_weights_are_refused(data, tmp_path):
+    shutil.copytree(data / "family" / "small", tmp_path / "old")
+    for file in (tmp_path / "old").rglob("*.safetensors"):
+        file.rename(file.with_suffix(".bin"))
+    with pytest.raises(InterpError, match="pickled weights are never read"):
+        load(tmp_path / "old")
+
+
+@pytest.mark.parametrize(
+    ("lost", "half", "why"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors", True, "Unable to load weights"),
+        ("unet/diffusion_pytorch_model.safetensors", False, "no file named"),
+        ("vae/config.json", True, "not a valid JSON file"),
+        ("model_index.json", True, "not a valid JSON file"),
+        ("tokenizer/tokenizer.json", False, "of the 49408 tokens"),
+    ],
+)
+def test_a_half_copied_model_is_refused(data, tmp_path, lost, half, why):
+    folder = shutil.copytree(data / "family" / "small", tmp_path / "copy")
+    content = (folder / lost).read_bytes()
+    (folder / lost).unlink()
+    if half:
+        (folder / lost).write_bytes(content[: len(content) // 2])
+    with pytest.raises(InterpError, match=f"incomplete or damaged: .*{why}"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["family/large", "nowhere", "./family/small", "/nowhere/at/all"])
+def test_a_local_name_that_is_not_there_never_reaches_the_hub(name, data, monkeypatch, tmp_path):
+    monkeypatch.setenv("INTERP_DATA", str(data))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(interp.session.load, "_download", None)
+    if name == "./family/small":  # a path is relative to here, not to the data folder
+        assert find(name) == data / "family" / "small"
+        return
+    with pytest.raises(InterpError, match=r"Embedded models: .*family/small"):
+        load(name)
+
+
+def test_a_hub_id_that_is_not_cached_says_so():
+    with pytest.raises(InterpError, match="not in the local cache"):
+        load("nobody/nothing-of-this-name", local_files_only=True)

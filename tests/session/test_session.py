@@ -1,0 +1,331 @@
+"""Sessions: what they run is what plain diffusers runs, whatever else is in the batch."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from diffusers import HeunDiscreteScheduler, PNDMScheduler, StableDiffusionImg2ImgPipeline
+from tqdm.auto import tqdm
+
+from interp import encode, results
+from interp.denoiser.epsilon import alpha_bar, to_epsilon
+from interp.denoiser.memory import GIB, bytes_per_image
+from interp.errors import InterpError
+from interp.patch import copy, mask, repad, scale, zero
+from interp.record import record
+from interp.record.recorders import mass
+from interp.session import Session
+from tests.pipelines import pipeline
+
+TEXTS = ["Antique Church Poster in Berlin", "a goat!"]
+#: SDXL's own default guidance is another one.
+CALL = {"num_inference_steps": 3, "guidance_scale": 7.5}
+PATCHES = {
+    "none": None,
+    "zero": zero("pad"),
+    "repad": repad("<|startoftext|>"),
+    "head": scale("eot", 3.0, layers="up", heads=[0], side="k"),
+    "mask": mask("eot", steps=slice(1, 3)),
+    "copy": copy("eot", to="prompt", layers="mid"),
+}
+#: Enough to see batches of several rows, mixed patches and an unpatched world among them.
+FEW = {name: PATCHES[name] for name in ("none", "zero", "head")}
+
+
+@pytest.fixture
+def sd(pipe):
+    return Session(pipe, steps=3)
+
+
+@pytest.fixture
+def one(sd1):
+    """A session with the pipeline shaped like SD 1 only, for what does not depend on the kind."""
+    return Session(sd1, steps=3)
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_images_are_those_of_plain_diffusers_bit_for_bit(sd):
+    for text in TEXTS:
+        plain = sd.pipe(text, **CALL, generator=generator(7), height=48, width=32)
+        ours = Session(sd.pipe, steps=3, height=48, width=32).images(text, seeds=[7])
+        assert np.array_equal(np.asarray(ours[0]), np.asarray(plain.images[0]))
+
+
+def test_a_negative_prompt_is_that_of_plain_diffusers(sd):
+    plain = sd.pipe(TEXTS[0], negative_prompt="a cow", **CALL, generator=generator(0))
+    ours = Session(sd.pipe, steps=3, negative="a cow").images(TEXTS[0])
+    assert np.array_equal(np.asarray(ours[0]), np.asarray(plain.images[0]))
+
+
+def test_a_batch_of_worlds_is_the_loop_over_worlds(sd):
+    together = sd.trace(TEXTS, seeds=[0, 5], patch=PATCHES, half=False)
+    for i, (name, patch) in enumerate(PATCHES.items()):
+        prompt, seed = i % 2, (0, 5)[i // 2 % 2]
+        alone = sd.trace(TEXTS[prompt], seeds=[seed], patch=patch, half=False)
+        beside = together.sel(patch=name, seed=[seed]).isel(prompt=[prompt])
+        for variable in ("final_latents", "eps_c", "eps_u"):
+            np.testing.assert_allclose(beside[variable], alone[variable], atol=1e-4)
+
+
+def test_the_memory_budget_changes_nothing(one):
+    whole = one.trace(TEXTS, seeds=[0, 5], patch=FEW, record=mass, half=False)
+    one_by_one = Session(one.pipe, steps=3, budget=1e-9)
+    small = one_by_one.trace(TEXTS, seeds=[0, 5], patch=FEW, record=mass, half=False)
+    xr.testing.assert_allclose(whole, small, atol=1e-4)
+    assert list(small.patch.values) == list(FEW)
+
+
+def test_recordings_are_those_outside_a_session(sd):
+    run = sd.run(TEXTS, seeds=[3], record=mass)
+    for i, text in enumerate(TEXTS):
+        with record(sd.pipe, mass) as log:
+            sd.pipe(text, **CALL, generator=generator(3))
+        alone = log.dataset()
+        for variable in ("mass", "mass_uncond"):
+            np.testing.assert_allclose(
+                run[variable].isel(prompt=i, seed=0), alone[variable][0, 0], atol=1e-5
+            )
+        assert run.tokens.isel(prompt=i).values.tolist() == alone.tokens[0].values.tolist()
+
+
+def test_traced_noise_makes_the_next_latents(sd):
+    """The DDIM update from eps, by hand: right for noise and for velocity prediction alike."""
+    trace = sd.trace(TEXTS, seeds=[1, 2], half=False)
+    eps = trace.eps_u + sd.guidance * (trace.eps_c - trace.eps_u)
+    last = alpha_bar(sd.pipe.scheduler, 0)
+    after = [*trace.alpha_bar.values[1:], last]
+    for step, abar_next in enumerate(after):
+        abar, e = trace.alpha_bar.values[step], eps.isel(step=step)
+        clean = (trace.latents.isel(step=step) - (1 - abar) ** 0.5 * e) / abar**0.5
+        expected = abar_next**0.5 * clean + (1 - abar_next) ** 0.5 * e
+        is_last = step == len(after) - 1
+        actual = trace.final_latents if is_last else trace.latents.isel(step=step + 1)
+        np.testing.assert_allclose(actual.values, expected.values, atol=2e-4, rtol=1e-4)
+
+
+def test_half_keeps_what_float_keeps_to_half_precision(one):
+    full, half = one.trace(TEXTS[0], half=False), one.trace(TEXTS[0])
+    assert half.eps_c.dtype == np.float16
+    np.testing.assert_allclose(half.eps_c, full.eps_c, atol=2e-3, rtol=2e-3)
+
+
+def test_to_epsilon_undoes_each_parameterisation():
+    clean, eps = torch.randn(2, 3, 4, 8, 8, generator=generator(0))
+    for abar in (0.00578, 0.5, 0.9983):
+        signal, sigma = abar**0.5, (1 - abar) ** 0.5
+        z = signal * clean + sigma * eps
+        for output, kind in [
+            (eps, "epsilon"),
+            (signal * eps - sigma * clean, "v_prediction"),
+            (clean, "sample"),
+        ]:
+            torch.testing.assert_close(to_epsilon(output, z, abar, kind), eps, atol=1e-4, rtol=1e-4)
+    with pytest.raises(InterpError, match="flow_prediction"):
+        to_epsilon(eps, eps, 0.5, "flow_prediction")
+
+
+def test_alpha_bar_is_the_published_table(one):
+    for timestep, expected in [(981, 0.00578), (500, 0.2763), (1, 0.9983)]:
+        assert alpha_bar(one.pipe.scheduler, timestep) == pytest.approx(expected, rel=1e-3)
+    between = alpha_bar(one.pipe.scheduler, 499.5)
+    assert alpha_bar(one.pipe.scheduler, 500) < between < alpha_bar(one.pipe.scheduler, 499)
+
+
+def test_the_clean_trajectory_is_that_of_the_unpatched_run(sd):
+    asked = {"seeds": [5], "patch": FEW, "record": mass, "half": False}
+    own, clean = sd.trace(TEXTS, **asked), sd.trace(TEXTS, **asked, trajectory="clean")
+    baseline = own.sel(patch="none")
+    for name in FEW:
+        for variable in ("latents", "final_latents"):
+            np.testing.assert_allclose(
+                clean[variable].sel(patch=name), baseline[variable], atol=1e-4
+            )
+    # At the first step both start from the same noise, so the effects agree there, patched or not.
+    for variable in ("eps_c", "mass"):
+        first = {"step": 0}
+        np.testing.assert_allclose(
+            clean[variable].isel(first), own[variable].isel(first), atol=1e-4
+        )
+    assert abs(clean.eps_c.sel(patch="zero") - clean.eps_c.sel(patch="none")).max() > 1e-3
+
+
+def test_the_clean_trajectory_in_pieces_is_the_whole(one):
+    asked = {"seeds": [5], "patch": FEW, "trajectory": "clean", "record": mass}
+    whole = one.run(TEXTS, **asked)
+    pieces = Session(one.pipe, steps=3, budget=1e-9).run(TEXTS, **asked)
+    xr.testing.assert_allclose(whole, pieces, atol=1e-4)
+
+
+def test_noise_is_what_the_pipeline_draws(one):
+    pipe = one.pipe
+    drawn = pipe.prepare_latents(1, 4, 32, 32, torch.float32, "cpu", generator(11))
+    assert torch.equal(drawn, one.noise(11))
+    np.testing.assert_array_equal(
+        one.trace(TEXTS[0], seeds=[11], half=False).latents[0, 0, 0], drawn[0]
+    )
+
+
+def test_guidance_at_start_is_the_trace_at_step_0(sd):
+    trace = sd.trace(TEXTS, seeds=[4], half=False)
+    for i, prompt in enumerate(sd.encode(TEXTS)):
+        direct = sd.guidance_at_start(prompt, prompt.embeds, seed=4)
+        difference = (trace.eps_c - trace.eps_u).isel(prompt=i, seed=0, step=0)
+        np.testing.assert_allclose(direct[0].detach(), difference, atol=1e-5)
+
+
+def test_without_guidance_there_are_no_unconditional_rows(sd):
+    plain = Session(sd.pipe, steps=3, guidance=1.0)
+    trace = plain.trace(TEXTS, record=mass)
+    assert "eps_u" not in trace
+    assert "mass_uncond" not in trace
+    assert plain.uncond_policy == "none"
+    image = sd.pipe(
+        TEXTS[0], num_inference_steps=3, guidance_scale=1.0, generator=generator(0)
+    ).images[0]
+    assert np.array_equal(np.asarray(plain.images(TEXTS[0])[0]), np.asarray(image))
+
+
+class Bar(tqdm):
+    """A progress bar that shows itself to nobody, and is remembered."""
+
+    made = []  # noqa: RUF012 - a record of the class
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings | {"disable": False, "file": io.StringIO()})
+        self.made.append(self)
+
+
+@pytest.mark.parametrize(("scheduler", "calls"), [(HeunDiscreteScheduler, 5), (PNDMScheduler, 4)])
+def test_schedulers_that_call_the_unet_more_often_than_they_have_steps(
+    one, monkeypatch, scheduler, calls
+):
+    other = scheduler.from_config(one.pipe.scheduler.config, skip_prk_steps=True)
+    monkeypatch.setattr(one.pipe, "scheduler", other)
+    monkeypatch.setattr("interp.session.session.tqdm", Bar)
+    trace = one.trace(TEXTS, record=mass)
+    assert trace.sizes["step"] == calls
+    assert Bar.made[-1].n == Bar.made[-1].total == calls
+    assert np.isfinite(trace.eps_c).all()
+    assert np.isfinite(trace.mass).all()
+    assert ((trace.alpha_bar > 0) & (trace.alpha_bar < 1)).all()
+
+
+def test_datasets_say_how_to_run_them_again_and_survive_the_disk(sd, tmp_path):
+    run = sd.run(TEXTS, seeds=[5], patch=FEW, record=mass, images=True)
+    said = results.provenance(run)
+    expected = {"model", "packages", "scheduler", "steps", "guidance", "dtype", "device"}
+    assert expected | {"seeds", "prompts", "patches", "uncond", "trajectory"} <= set(said)
+    assert said["patches"]["zero"] == json.loads(PATCHES["zero"].to_json())
+    assert said["model"]["weights"] == sd.model["weights"]
+    assert said["uncond"] == ("zeros" if hasattr(sd.pipe, "text_encoder_2") else "''")
+    path = results.save(run, tmp_path / "run.nc")
+    xr.testing.assert_identical(results.open(path), run)
+
+
+def test_images_come_in_the_order_patch_prompt_seed(one):
+    run = one.run(TEXTS, seeds=[0, 5], patch=FEW)
+    images = one.images(TEXTS, seeds=[0, 5], patch=FEW)
+    flat = [
+        run.image.sel(patch=name, seed=seed).isel(prompt=i).values
+        for name in FEW
+        for i in range(2)
+        for seed in (0, 5)
+    ]
+    assert all(np.array_equal(a, b) for a, b in zip(flat, images, strict=True))
+
+
+def test_the_pipeline_is_left_as_it_was_also_after_an_exception():
+    pipe = pipeline("sd1")
+    del pipe._progress_bar_config
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pipe.unet.modules()]
+    before = np.asarray(Session(pipe, steps=2).images(TEXTS[0])[0])
+    with pytest.raises(InterpError, match="touched nothing"):
+        Session(pipe, steps=2).run("", patch=zero("prompt"), record=mass)
+    assert not hasattr(pipe, "_progress_bar_config")
+    assert not pipe.vae.use_slicing
+    after = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pipe.unet.modules()]
+    assert hooks == after
+    assert np.array_equal(before, np.asarray(Session(pipe, steps=2).images(TEXTS[0])[0]))
+
+
+def test_silent_where_nobody_watches(one, capfd):
+    one.images(TEXTS[0])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_session_shows_itself(sd):
+    assert "DDIMScheduler" in repr(sd)
+    assert sd.pipe.scheduler.config.prediction_type in sd._repr_html_()
+    evil = Session(sd.pipe, negative="<script>alert(1)</script>")._repr_html_()
+    assert "<script" not in evil
+    assert "&lt;script&gt;" in evil
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda sd: Session(sd.pipe, steps=0), "at least one step"),
+        (lambda sd: Session(sd.pipe, guidance=-1.0), "finite and not negative"),
+        (lambda sd: Session(sd.pipe, guidance=float("nan")), "finite and not negative"),
+        (lambda sd: Session(sd.pipe, height=12), "multiples of 8"),
+        (lambda sd: Session(sd.pipe, width=0), "multiples of 8"),
+        (lambda sd: sd.run("a", patch=scale("sot", 3e38)), "'a' was run with seed 0.*latents are"),
+        (lambda sd: Session(sd.pipe.unet), "UNet2DConditionModel was asked for"),
+        (
+            lambda sd: Session(StableDiffusionImg2ImgPipeline(**sd.pipe.components)),
+            "Img2Img.* was asked for",
+        ),
+        (lambda sd: sd.run([]), "0 prompts with 1 seeds"),
+        (lambda sd: sd.run("a", seeds=[]), "1 prompts with 0 seeds"),
+        (lambda sd: sd.run("a", trajectory="other"), "trajectory='other'"),
+        (lambda sd: sd.run("a", images=True, trajectory="clean"), "see images with trajectory"),
+        (lambda sd: Session(sd.pipe, budget=0.0).run("a"), "positive number of GiB"),
+    ],
+)
+def test_bad_input_says_what_exists(one, call, message):
+    with pytest.raises(InterpError, match=message):
+        call(one)
+
+
+def test_a_safety_checker_is_refused():
+    pipe = pipeline("sd1")
+    pipe.safety_checker = object()
+    with pytest.raises(InterpError, match="black image"):
+        Session(pipe)
+
+
+def test_prompts_of_another_model_are_refused(one, sdxl):
+    with pytest.raises(InterpError, match=r"\(77, 64\), this model's \(77, 32\)"):
+        one.run(encode(sdxl, TEXTS[0]))
+
+
+def test_a_prompt_that_is_cut_says_so_once(one):
+    with pytest.warns(UserWarning, match="was cut off") as caught:
+        one.run(" ".join(["goat"] * 75) + " Antique Poster", seeds=[0, 1], patch=zero("eot"))
+    cut = [str(warning.message) for warning in caught if "was cut off" in str(warning.message)]
+    assert len(cut) == 1
+    assert "'Antique Poster' was cut off" in cut[0]
+
+
+def test_no_batch_is_larger_than_the_budget(one):
+    each = bytes_per_image(one.pipe, one.height, one.width, guided=True) / GIB
+    rows = []
+    handle = one.pipe.unet.register_forward_pre_hook(lambda unet, args: rows.append(len(args[0])))
+    for images in (1, 2, 5):
+        Session(one.pipe, steps=1, budget=1.01 * images * each).trace(TEXTS, seeds=range(3))
+    handle.remove()
+    assert rows == [2] * 6 + [4] * 3 + [10, 2]
+
+
+@pytest.mark.parametrize("budget", [None, 1e-9])
+def test_batches_do_not_decide_whether_a_patch_touched_something(one, budget):
+    sd = Session(one.pipe, steps=1, budget=budget)
+    assert sd.run(["", "goat"], patch=zero("prompt"), record=mass).sizes["prompt"] == 2
+    with pytest.raises(InterpError, match=r"zero\('prompt'\) .* touched nothing in 4 runs"):
+        sd.run("", seeds=[0, 1], patch={"prompt": zero("prompt"), "pad": zero("pad")})

@@ -1,0 +1,117 @@
+"""Prompt files: what users have, read whole, and every row that could not be read named."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from interp.errors import InterpError
+from interp.text.files import read_prompts
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "prompts"
+
+
+@pytest.mark.parametrize(
+    ("name", "prompts", "images"),
+    [
+        ("sdv1_webster500.csv", 500, 500),
+        ("extended_mv_458_sd1.csv", 458, 94),
+        ("non_mem_1500.csv", 1500, 1500),
+        ("nemo_memorized_500.csv", 500, 500),
+        ("wen_sdv1_500.jsonl", 500, 500),
+    ],
+)
+def test_the_fields_own_files_load_whole(name, prompts, images):
+    if not (SHARED / name).is_file():
+        pytest.skip(f"{name} is not here")
+    file = read_prompts(SHARED / name)
+    assert len(file) == prompts
+    assert len(set(file.groups)) == images
+    assert file.unreadable == ()
+    assert all(file.texts)
+
+
+ROWS = [("a goat, on a hill", "u1"), ('the "best" goat; really', "u1"), ("a|b\tc", "")]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("header", [("prompt", "url"), ("URLs", "Caption"), ("TEXT", "Url")])
+def test_any_separator_and_spelling_gives_the_same_prompts(tmp_path, separator, header):
+    quoted = [['"' + cell.replace('"', '""') + '"' for cell in row] for row in ROWS]
+    rows = [row if header[0].lower() != "urls" else row[::-1] for row in quoted]
+    lines = [separator.join(row) for row in [header, *rows]]
+    path = tmp_path / "list.csv"
+    path.write_text("\r\n".join(lines), encoding="utf-8-sig", newline="")
+    file = read_prompts(path)
+    assert file.texts == [text for text, _ in ROWS]
+    assert file.groups == ["u1", "u1", "line 4"]
+
+
+def test_json_lines_json_and_text_give_the_same_prompts(tmp_path):
+    texts = ["a goat", "zwölf Ziegen, ein Bock", "!"]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"Caption": t}) for t in texts))
+    (tmp_path / "b.json").write_text(json.dumps(texts))
+    (tmp_path / "c.txt").write_text("\n\n".join(texts))
+    (tmp_path / "d.csv").write_text("prompt\n" + "\n".join(texts))
+    for name in ("a.jsonl", "b.json", "c.txt", "d.csv"):
+        assert read_prompts(tmp_path / name).texts == texts, name
+
+
+def test_unreadable_rows_are_listed_with_line_and_reason(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_bytes(
+        b'prompt,url\na goat,u1\n,u2\none,two,three\n\xff\xfe,u4\nlast,u5\n"unclosed,u6\nlost,u7\n'
+    )
+    with pytest.warns(UserWarning, match="4 unreadable rows"):
+        file = read_prompts(path)
+    assert file.texts == ["a goat", "last"]
+    assert [(bad.line, bad.why.split(" (")[0]) for bad in file.unreadable] == [
+        (3, "no prompt"),
+        (4, "3 fields where the header has 2"),
+        (5, "not UTF-8"),
+        (7, "1 fields where the header has 2"),
+    ]
+    assert "unclosed quote" in file.unreadable[-1].why
+
+    (tmp_path / "list.jsonl").write_text('{"prompt": "a"}\n{broken\n17\n{"prompt": null}\n')
+    with pytest.warns(UserWarning, match="line 2: not JSON"):
+        file = read_prompts(tmp_path / "list.jsonl")
+    assert file.texts == ["a"]
+    assert [bad.line for bad in file.unreadable] == [2, 3, 4]
+
+
+def test_other_columns_images_and_groups_are_kept(tmp_path):
+    path = tmp_path / "memorized.csv"
+    path.write_text("id,Prompt,views,image,group\nm1,a goat,64,images/m1.png,g\nm2,a cow,1,,g\n")
+    file = read_prompts(path)
+    assert file.images == ["images/m1.png", None]
+    assert file.groups == ["g", "g"]
+    assert list(file.frame()["views"]) == ["64", "1"]
+    assert file.rows[0].columns["id"] == "m1"
+
+
+def test_missing_column_file_and_prompts_say_what_exists(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("title,link\na goat,u\n")
+    with pytest.raises(InterpError, match=r"'title', 'link'"):
+        read_prompts(path)
+    assert read_prompts(path, column="Title").texts == ["a goat"]
+    with pytest.raises(InterpError, match="no such file"):
+        read_prompts(tmp_path / "nowhere.csv")
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(InterpError, match="none with a prompt"):
+        read_prompts(tmp_path / "empty.txt")
+
+
+def test_training_images_beside_the_file_are_opened_and_others_are_none(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (4, 2), (9, 8, 7)).save(tmp_path / "images" / "m1.png")
+    path = tmp_path / "prompts.csv"
+    path.write_text(
+        "caption,image\na goat,images/m1.png\na cow,\n"
+        "a pig,https://example.com/x.png\na cat,no.png\n"
+    )
+    goat, *others = read_prompts(path).pictures()
+    assert goat.getpixel((3, 1)) == (9, 8, 7)
+    assert others == [None, None, None]
