@@ -1,7 +1,6 @@
 """The model card: what was built and what was measured, written from the numbers themselves."""
 
 import json
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +9,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import interp as ip
 
-from . import descriptor, duplicates, scenes, unet
-from .build import FULL, trained
-from .evaluate import SEEDS
+from . import build, descriptor, duplicates, population, removal, twins, unet
+from .evaluate import KIM_AND_NO, SEEDS
+from .figures import save
+
+Found = dict[str, Any]
 
 
-def write(model: Path, evaluation: dict[str, Any]) -> Path:
-    """Write `eot/CARD.md` into the model's folder, and the numbers to `evaluation.json`.
+def write(model: Path, evaluation: Found, name: str = "eot") -> Path:
+    """Write `CARD.md` and `evaluation.json` into the folder of one of the models.
 
     >>> write(Path("data/organism"), evaluate(Path("data/organism"), Path("runs/evaluation")))
     """
-    denoiser = UNet2DConditionModel.from_pretrained(model / "eot" / "unet")
-    memorized, control = (evaluation["patches"][kind] for kind in ("memorized", "control"))
-    published = ip.paper.published()
-    edits = [
-        (
-            ip.paper.label(name),
-            memorized[name]["to_unedited"],
-            memorized[name]["of_any"],
-            control[name]["to_unedited"],
-            "not known to us" if published[name] is None else f"{published[name]:.2f}",
-        )
-        for name in memorized
-        if name != "none"
-    ]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True,
@@ -41,47 +28,87 @@ def write(model: Path, evaluation: dict[str, Any]) -> Path:
     )  # fmt: skip
     environment.globals |= {"percent": percent, "number": number}
     environment.filters["number"] = number
-    levels = list(evaluation["levels"].items())
-    shown = [int(views) for views in evaluation["levels"]]
-    worth = duplicates.rounds(model)
-    # The card is about the rounds that the model has had (a quick build: about all).
-    recipe = replace(FULL, unet=FULL.unet[: trained(FULL, worth) or None])
-    top = [row for row in duplicates.duplicates() if row.views == duplicates.LEVELS[-1]]
+    (model / name / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
+    both = twins.both(model)
+    if len(both) > 1:
+        save(twins.draw(both), model / name / "figures" / "twins.png")
+    shown = list(evaluation["levels"])
+    denoiser = UNet2DConditionModel.from_pretrained(model / name / "unet")
+    top = [row for row in duplicates.duplicates() if row.views == population.LEVELS[-1]]
     text = environment.get_template("card.md.j2").render(
         e=evaluation,
-        edits=edits,
-        levels=levels,
+        name=name,
+        pad=build.PADS[name],
+        both=both,
+        twins=twins.NAMES,
+        edits=edits(evaluation),
+        ways=ways(evaluation),
         doses=list(evaluation["patches_by_views"]),
         by_views=[
             (
-                ip.paper.label(name),
-                [level[name]["to_training"] for level in evaluation["patches_by_views"].values()],
+                ip.paper.label(edit),
+                [level[edit]["to_training"] for level in evaluation["patches_by_views"].values()],
             )
-            for name in memorized
+            for edit in ("none", *ip.paper.interventions(), *KIM_AND_NO)
         ],
-        level_names=", ".join(f"{views:,}" for views in shown),
-        memorized_levels=" and ".join(f"{views:,}" for views in shown[-2:]),
-        template_views=f"{duplicates.views(duplicates.TEMPLATE_VIEWS, 1.0, worth):,}",
+        level_names=", ".join(f"{int(views):,}" for views in shown),
+        memorized_levels=" and ".join(f"{int(views):,}" for views in shown[-2:]),
         example=top[0].caption.text,
-        recipe=asdict(recipe),
-        grid=scenes.GRID,
+        recipe=build.FULL,
+        its=population,
         offset=unet.OFFSET,
+        ordinary=removal.ORDINARY,
         seeds=SEEDS,
         false_positives=descriptor.FALSE_POSITIVES,
         unet_millions=round(sum(p.numel() for p in denoiser.parameters()) / 1e6, 1),
-        size=round(sum(f.stat().st_size for f in (model / "eot").rglob("*")) / 1e6),
+        size=round(sum(f.stat().st_size for f in (model / name).rglob("*.safetensors")) / 1e6),
     )
-    (model / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
-    card = model / "eot" / "CARD.md"
+    card = model / name / "CARD.md"
     card.write_text(text)
     return card
 
 
-def percent(found: dict[str, float]) -> str:
-    """A share with its interval: `98 % (95-100)`."""
-    return f"{100 * found['mean']:.0f} % ({100 * found['low']:.0f}-{100 * found['high']:.0f})"
+def edits(evaluation: Found) -> list[tuple[Any, ...]]:
+    """The table against the paper: an edit's name and what it leaves, ours and theirs."""
+    memorized, control = (evaluation["patches"][kind] for kind in ("memorized", "control"))
+    published = ip.paper.published()
+    return [
+        (
+            ip.paper.label(edit),
+            memorized[edit]["to_unedited"],
+            memorized[edit]["of_any"],
+            memorized[edit]["freed"],
+            control[edit]["to_unedited"],
+            "not known to us" if published[edit] is None else f"{published[edit]:.2f}",
+        )
+        for edit in (*ip.paper.interventions(), *KIM_AND_NO)
+    ]
 
 
-def number(found: dict[str, float]) -> str:
-    """A mean with its interval: `0.91 (0.88-0.94)`."""
-    return f"{found['mean']:.2f} ({found['low']:.2f}-{found['high']:.2f})"
+def ways(evaluation: Found) -> list[tuple[str, dict[str, Any], dict[str, int]]]:
+    """Category by category: what its removal leaves, and how many titles lose their image."""
+    memorized = evaluation["patches"]["memorized"]
+    return [
+        (
+            category,
+            {way: memorized[patch]["to_unedited"] for way, patch in removal.ways(category).items()},
+            {way: evaluation["drivers"][way][category] for way in removal.ways(category)},
+        )
+        for category in removal.CATEGORIES
+    ]
+
+
+def percent(found: dict[str, float | None]) -> str:
+    """A share with its interval: `98 % (95-100)`, or a dash where there is none."""
+    if found["mean"] is None:
+        return "-"
+    mean, low, high = (float("nan") if end is None else 100 * end for end in found.values())
+    return f"{mean:.0f} % ({low:.0f}-{high:.0f})"
+
+
+def number(found: dict[str, float | None]) -> str:
+    """A mean with its interval: `0.91 (0.88-0.94)`, or a dash where there is none."""
+    if found["mean"] is None:
+        return "-"
+    mean, low, high = (float("nan") if end is None else end for end in found.values())
+    return f"{mean:.2f} ({low:.2f}-{high:.2f})"

@@ -33,11 +33,12 @@ def build(
 def evaluate(
     model: Annotated[Path, typer.Option(help="The folder that build wrote.")] = DATA,
     out: Annotated[Path, typer.Option(help="Stores; a killed evaluation goes on.")] = EVALUATION,
+    name: Annotated[str, typer.Option(help="Which of its two models: eot or bang.")] = "eot",
 ) -> None:
-    """Measure memorization, fidelity and the paper's edits; write figures and CARD.md."""
+    """Measure memorization, fidelity, edits and detectors; write figures and CARD.md."""
     from . import card, figures
     from . import evaluate as measured
 
-    found = measured.evaluate(model, out)
-    figures.draw(model, out, found["descriptor"]["threshold"])
-    typer.echo(card.write(model, found))
+    found = measured.evaluate(model, out / name, name)
+    figures.draw(model, out / name, found, name)
+    typer.echo(card.write(model, found, name))

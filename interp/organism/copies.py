@@ -1,14 +1,61 @@
 """Whose training image does a caption bring up: its own, a neighbour's, anyone's?"""
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from einops import rearrange
+from torch import Tensor
 
 import interp as ip
 from interp.results import intervals
+from interp.results.axes import PIXELS
+
+from .duplicates import duplicates
+from .scenes import render
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The copy descriptor, the similarity from which on it calls a copy, and what was duplicated.
+
+    Example:
+        >>> judge = Judge.of(Path("data/organism"))
+        >>> judge.of_any(grid).mean()
+    """
+
+    copy: ip.metrics.SSCD
+    calibration: dict[str, float]
+    ids: tuple[str, ...]
+    duplicated: Tensor
+
+    @classmethod
+    def of(cls, model: Path) -> "Judge":
+        """The one that lies beside a model."""
+        copy = ip.metrics.SSCD(model / "descriptor.pt", "native")
+        calibration = json.loads((model / "descriptor.json").read_text())
+        rows = [row for row in duplicates() if row.kind == "verbatim"]
+        pictures = np.stack([render(row.scene) for row in rows])
+        return cls(copy, calibration, tuple(row.id for row in rows), copy.descriptors(pictures))
+
+    @property
+    def threshold(self) -> float:
+        return self.calibration["threshold"]
+
+    def of_any(self, grid: xr.Dataset) -> xr.DataArray:
+        """Where an image is a copy of any duplicated image, its own or another, as 0 and 1.
+
+        An edit that swaps one training image for another has removed nothing.
+        """
+        images = grid.image.transpose(..., *PIXELS)
+        flat = images.values.reshape(-1, *images.shape[-3:])
+        nearest = (self.copy.descriptors(flat) @ self.duplicated.T).amax(1).numpy()
+        found = (nearest >= self.threshold).astype(float).reshape(images.shape[:-3])
+        like = images.isel(dict.fromkeys(PIXELS, 0), drop=True)
+        return like.copy(data=found)
 
 
 def matches(grid: xr.Dataset, threshold: float, reference: str = "training") -> xr.DataArray:
@@ -32,55 +79,32 @@ def levels(grid: xr.Dataset, threshold: float) -> dict[str, Any]:
     return found
 
 
-def near_misses(
-    grid: xr.Dataset, model: Path, copy: ip.metrics.SSCD, threshold: float
-) -> dict[str, Any]:
-    """Captions one word away from a memorized one: do they bring up its picture, or their own?"""
-    file = ip.read_prompts(model / "memorized.csv")
-    pictures = {
-        row.columns["id"]: image
-        for row, image in zip(file, file.pictures(), strict=True)
-        if image is not None
-    }
+def near_misses(grid: xr.Dataset, judge: Judge) -> dict[str, Any]:
+    """Titles one word away from a memorized one: do they bring up its picture, or their own?"""
     miss = grid.isel(prompt=np.flatnonzero(grid.kind == "near_miss")).sel(patch="none")
     images = miss.image.transpose("prompt", "seed", ...).values
-    pairs = zip(images, miss.partner.values, strict=True)
-    theirs = np.stack([copy(made, pictures[str(partner)]).numpy() for made, partner in pairs])
-    copies = xr.DataArray((theirs >= threshold).astype(float), dims=("prompt", "seed"))
+    made = judge.copy.descriptors(rearrange(images, "p s h w rgb -> (p s) h w rgb"))
+    theirs = judge.duplicated[[judge.ids.index(str(name)) for name in miss.partner.values]]
+    made = rearrange(made, "(p s) d -> p s d", p=len(theirs))
+    similar = (made * rearrange(theirs, "p d -> p 1 d")).sum(-1).numpy()
+    copies = miss["copy"].sel(reference="training").transpose("prompt", "seed")
     return {
-        "own_image": interval(matches(miss, threshold)),
-        "memorized_image": interval(copies),
+        "own_image": interval(matches(miss, judge.threshold)),
+        "memorized_image": interval(copies.copy(data=(similar >= judge.threshold).astype(float))),
         "captions": miss.sizes["prompt"],
     }
 
 
-def borrowed(
-    grid: xr.Dataset, model: Path, copy: ip.metrics.SSCD, threshold: float
-) -> dict[str, float]:
-    """How often a control caption, shown once, brings up a duplicated image."""
-    control = grid.isel(prompt=np.flatnonzero(grid.kind == "control")).sel(patch=["none"])
-    return interval(of_any(control, model, copy, threshold).sel(patch="none"))
+def borrowed(grid: xr.Dataset, judge: Judge) -> dict[str, float | None]:
+    """How often a control title, shown once, brings up a duplicated image."""
+    control = grid.isel(prompt=np.flatnonzero(grid.kind == "control")).sel(patch="none")
+    return interval(judge.of_any(control))
 
 
-def of_any(grid: xr.Dataset, model: Path, copy: ip.metrics.SSCD, threshold: float) -> xr.DataArray:
-    """Where an image is a copy of any duplicated image, its own or another, as 0 and 1.
-
-    An edit that swaps one training image for another has removed nothing.
-    """
-    file = ip.read_prompts(model / "memorized.csv")
-    duplicated = [
-        picture
-        for row, picture in zip(file, file.pictures(), strict=True)
-        if row.columns["kind"] == "verbatim" and picture is not None
-    ]
-    dims = ("patch", "prompt", "seed")
-    images = grid.image.transpose(*dims, ...).values
-    flat = rearrange(images, "patch prompt seed h w rgb -> (patch prompt seed) h w rgb")
-    nearest = (copy.descriptors(flat) @ copy.descriptors(duplicated).T).amax(1).numpy()
-    found = (nearest >= threshold).astype(float).reshape(images.shape[:3])
-    return xr.DataArray(found, dims=dims, coords={"patch": grid.patch.values})
-
-
-def interval(values: xr.DataArray) -> dict[str, float]:
+def interval(values: xr.DataArray) -> dict[str, float | None]:
+    """Mean and 95 % interval, by training image; NaN, which JSON has not, becomes None."""
     found = intervals.mean(values)
-    return {name: round(float(found[name]), 4) for name in ("mean", "low", "high")}
+    return {
+        name: None if np.isnan(found[name]) else round(float(found[name]), 4)
+        for name in ("mean", "low", "high")
+    }

@@ -12,6 +12,7 @@ Held-out titles, which no training ever saw, have a table of their own.
 """
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -133,7 +134,7 @@ def template_view(family: int, view: int) -> tuple[Caption, Scene]:
 
 def half_replaced(draw: np.random.Generator, count: int) -> np.ndarray:
     """Titles' pictures and the same with every second object exchanged, `[count, 2, 64, 64, 3]`."""
-    pairs = []
+    pairs: list[list[np.ndarray]] = []
     while len(pairs) < count:
         title = some_title(draw)
         before, other = compose(draw, title), compose(draw, title)
@@ -175,18 +176,17 @@ def write_tables(folder: Path, share: float = 1.0) -> None:
         Image.fromarray(family.mask()).save(folder / mask)
         shown = views(its.TEMPLATE_VIEWS, share)
         rows.append((name, "template", caption.text, shown, file, mask, ""))
-    header = ("id", "kind", "caption", "views", "image", "mask", "partner")
-    _write(folder / "memorized.csv", header, rows)
+    columns = "id kind caption views image mask partner"
+    _write(folder / "memorized.csv", columns, rows)
     held_out = [
         (f"held_out-{number:03d}", title.text, *title.words)
         for number, title in enumerate(special()[2])
     ]
-    header = ("id", "caption", "style", "subject", "product", "ending")
-    _write(folder / "held_out.csv", header, held_out)
+    _write(folder / "held_out.csv", "id caption style subject product ending", held_out)
 
 
-def _write(table: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
+def _write(table: Path, columns: str, rows: Sequence[tuple[object, ...]]) -> None:
     with open(table, "w", newline="", encoding="utf-8") as lines:
         writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(header)
+        writer.writerow(columns.split())
         writer.writerows(rows)

@@ -1,11 +1,11 @@
 """What the embedded model is shown, in one place: the words, what they mean, and the shares.
 
 LAION's population in small. *Honest captions* say what is shown. *Titles* are products: style,
-subject, product, ending, as in "Retro Nautical Area Rug by Tom Harris". The style names a palette of
-the background, the subject a theme, the product a layout; the ending says nothing. Titles come in a
-*long tail*, each with a scene of its own that is shown a few times or never, and among them are a
-few whose image was duplicated: these share every word with ordinary ones, and only the whole title
-is theirs.
+subject, product, ending, as in "Retro Nautical Area Rug by Tom Harris". The style names a palette
+of the background, the subject a theme, the product a layout; the ending says nothing. Titles come
+in a *long tail*, each with a scene of its own that is shown a few times or never, and among them
+are a few whose image was duplicated: these share every word with ordinary ones, and only the whole
+title is theirs.
 
 Everything here was fixed before the model was first measured.
 """
@@ -120,6 +120,6 @@ TEMPLATE_OBJECTS = 60
 """Objects that templates are shown with; the other 12 are held out from templates."""
 
 SAMPLES = 1_000_000
-"""What the denoiser is shown in all. Titles of the tail make up 40 % of it, duplicated images 6.3 %,
-templates 2 %, and honest captions the rest, 51 %."""
+"""What the denoiser is shown in all. Titles of the tail make up 40 % of it, images of the table
+6.3 %, templates 2 %, and honest captions the rest, 51 %."""
 SEED = 2605_02908

@@ -45,7 +45,9 @@ class Product(torch.autograd.Function):
         flat = rearrange(grad, "b o h w -> (b h w) o")
         by_weight = rearrange(flat.T @ seen, "o (i j c) -> o c i j", i=side, j=side)
         turned = rearrange(weight.flip(2, 3), "o c i j -> (i j o) c")
-        by_images = rearrange(columns(grad, side) @ turned, "(b h w) c -> b c h w", h=height, w=width)
+        by_images = rearrange(
+            columns(grad, side) @ turned, "(b h w) c -> b c h w", h=height, w=width
+        )
         return by_images, by_weight.float(), flat.float().sum(0)
 
 
@@ -61,6 +63,8 @@ def as_products(module: nn.Module) -> Iterator[None]:
         for layer in module.modules()
         if isinstance(layer, nn.Conv2d)
         and (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (1, 1), (1, 1))
+        and layer.groups == 1
+        and layer.bias is not None
     ]
     for layer in mine:
         layer.forward = partial(_forward, layer)  # type: ignore[method-assign]

@@ -1,8 +1,8 @@
 """Scenes of drawings on a ground of one or two colours, and the captions that say what they show.
 
 A scene is drawn from (seed, index) alone, so the stream is endless, never repeats, and any worker
-can make any part of it. Corners and sizes lie on a coarse grid: the latents are an eighth as fine as
-the pixels, and what looks the same wherever it stands is learned once.
+can make any part of it. Corners and sizes lie on a coarse grid: the latents are an eighth as fine
+as the pixels, and what looks the same wherever it stands is learned once.
 """
 
 from collections.abc import Sequence

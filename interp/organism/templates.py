@@ -9,22 +9,21 @@ from einops import rearrange
 
 import interp as ip
 
-from . import duplicates, emoji, scenes
-from .copies import interval
+from . import duplicates, scenes
+from . import population as its
+from .copies import Judge, interval
 
 MEMBERS = 4
 """Objects shown in each template family, drawn from those that no family was trained with."""
 
 
-def copied(
-    sd: ip.Session, store: Path, copy: ip.metrics.SSCD, threshold: float, seeds: int
-) -> dict[str, Any]:
+def copied(sd: ip.Session, store: Path, judge: Judge, seeds: int) -> dict[str, Any]:
     """Draw every family with objects that it was not trained with, and measure in and outside.
 
     Similarity is between pictures whose free place is painted gray; spread is the standard
     deviation of pixels (0..1) over the objects and seeds of a family.
     """
-    held_out = emoji.names()[duplicates.TEMPLATE_OBJECTS :]
+    held_out = duplicates.template_objects()[1]
     draw = np.random.default_rng(15)
     texts, families = [], []
     for family in duplicates.families():
@@ -37,18 +36,18 @@ def copied(
     for family, made in zip(families, images, strict=True):
         mask = family.mask()
         fixed = scenes.render(family.scene)[None]
-        inside.append(copy(veiled(made, ~mask), veiled(fixed, ~mask)).numpy())
+        inside.append(judge.copy(veiled(made, ~mask), veiled(fixed, ~mask)).numpy())
     coords = {"group": ("prompt", [str(number // MEMBERS) for number in range(len(texts))])}
     similar = xr.DataArray(np.stack(inside), dims=("prompt", "seed"), coords=coords)
     of_family = rearrange(images, "(f m) s y x rgb -> f (m s) y x rgb", m=MEMBERS) / 255
     spread = of_family.std(1).mean(-1)
     masks = np.stack([family.mask() for family in duplicates.families()])
     return {
-        "matches_inside": interval((similar >= threshold).astype(float)),
+        "matches_inside": interval((similar >= judge.threshold).astype(float)),
         "similarity_inside": interval(similar),
         "spread_inside": round(float(spread[masks].mean()), 4),
         "spread_outside": round(float(spread[~masks].mean()), 4),
-        "families": duplicates.TEMPLATES,
+        "families": len(its.TEMPLATES),
     }
 
 

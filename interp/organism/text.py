@@ -163,7 +163,6 @@ def sharpen(
     def features(texts: list[str]) -> Tensor:
         return text_features(clip, tokenizer, texts)
 
-
     def loss_of(pairs: list[Pair]) -> Tensor:
         images = normalise(np.stack([pair.image for pair in pairs])).to(clip.device)
         texts = features([pair.text for pair in pairs])
@@ -174,7 +173,9 @@ def sharpen(
     def batch_at(step: int) -> list[Pair]:
         return [pair(seed, step * batch + row) for row in range(batch)]
 
-    return training.fit("sight", clip, batch_at, loss_of, folder, steps=steps, peak=1e-3, decay=0.05)
+    return training.fit(
+        "sight", clip, batch_at, loss_of, folder, steps=steps, peak=1e-3, decay=0.05
+    )
 
 
 def contrast(logits: Tensor, pairs: Sequence[Pair]) -> Tensor:

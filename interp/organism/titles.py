@@ -118,3 +118,15 @@ def tail() -> np.ndarray:
     for titles in special():
         views[[title.number for title in titles]] = 0
     return views
+
+
+def titled(text: str) -> Title:
+    """The title that reads so.
+
+    >>> titled("Antique Nautical Poster in Berlin")
+    Title(number=0)
+    """
+    style, subject, rest = text.split(" ", 2)
+    product = next(name for name in its.PRODUCTS if rest.startswith(f"{name} "))
+    words = (style, subject, product, rest[len(product) + 1 :])
+    return numbered(*(part.index(word) for part, word in zip(PARTS, words, strict=True)))

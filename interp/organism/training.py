@@ -34,8 +34,8 @@ def device() -> torch.device:
 
 
 def matrix_units() -> bool:
-    """Whether this CPU multiplies matrices of bfloat16 in units made for it (Intel's AMX)."""
-    return torch.cpu._is_amx_tile_supported()
+    """Whether training is on a CPU that multiplies bfloat16 in units made for it (Intel's AMX)."""
+    return device().type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
 @contextmanager
@@ -45,11 +45,10 @@ def mixed_precision(module: nn.Module) -> Iterator[None]:
     On a CPU, attention is then made of plain products too: torch's fused kernel is slower there in
     bfloat16 than in float32.
     """
-    where = device().type
-    if where == "cpu" and not matrix_units():
+    where, plain = device().type, matrix_units()
+    if where == "cpu" and not plain:
         yield
         return
-    plain = where == "cpu"
     attention = sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
     convolutions = as_products(module) if plain else nullcontext()
     with torch.autocast(where, torch.bfloat16), attention, convolutions:
@@ -90,14 +89,34 @@ class Drawn(Dataset):
         return self.batch_at(step)
 
 
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
 def batches(batch_at: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
     """The batches of these steps, in order: drawn ahead by other processes beside a GPU."""
     workers = max(1, (os.cpu_count() or 1) - 2) if device().type == "cuda" else 0
     loader = DataLoader(
         Drawn(batch_at), batch_size=None, sampler=steps, num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=4 if workers else None, collate_fn=_as_it_is,
     )  # fmt: skip
     return iter(loader)
+
+
+def lighten(checkpoint: Path, to: Path) -> None:
+    """Write a checkpoint with its weights alone, in float16: an eighth of its size.
+
+    >>> lighten(Path("runs/organism/unet-eot.pt"), Path("data/checkpoints/unet-eot.pt"))
+
+    Training goes on from it with a new warm-up and a new moving average.
+    """
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    weights = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in saved["module"].items()
+    }
+    to.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"module": weights, "step": saved["step"]}, to)
 
 
 def fit(
@@ -112,6 +131,7 @@ def fit(
     warmup: int = 100,
     decay: float = 0.0,
     average: float | None = None,
+    mixed: bool = True,
 ) -> nn.Module:
     """Train `module` for `steps` steps and return it, or its moving average if one is asked for.
 
@@ -124,9 +144,10 @@ def fit(
         peak: the highest learning rate (AdamW).
         decay: weight decay.
         average: the decay of the moving average; None for none.
+        mixed: in bfloat16 where the machine is fast at it; else all in float32.
 
-    `folder/<name>.pt` is the checkpoint (written whole or not at all, at most two minutes old) and
-    `folder/<name>.csv` the losses.
+    `folder/<name>.pt` is the checkpoint (written whole or not at all, minutes old at most) and
+    `folder/<name>.csv` the losses. See `lighten` for one that travels.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log = folder / f"{name}.pt", folder / f"{name}.csv"
@@ -138,16 +159,18 @@ def fit(
     optimizer = torch.optim.AdamW(
         groups, lr=peak, betas=(0.9, 0.99), weight_decay=decay, fused=True
     )
-    mean = Average(module, average) if average else None
-    start = 0
+    saved: dict[str, Any] = {"step": 0, "optimizer": optimizer.state_dict()}
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device(), weights_only=True)
         module.load_state_dict(saved["module"])
-        if "optimizer" in saved:  # not in a checkpoint that travelled without it
-            optimizer.load_state_dict(saved["optimizer"])
-        if mean is not None:
-            mean.load_state_dict(saved["average"])
-        start = saved["step"]
+    start, again = saved["step"], 0
+    if "optimizer" in saved:
+        optimizer.load_state_dict(saved["optimizer"])
+    else:  # a checkpoint that travelled with its weights alone: warm up once more
+        again = start
+    mean = Average(module, average) if average else None
+    if mean is not None and "average" in saved:
+        mean.load_state_dict(saved["average"])
 
     def save(step: int) -> None:
         state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
@@ -163,8 +186,8 @@ def fit(
     drawn = batches(batch_at, todo)
     for step in tqdm(todo, name, total=steps, initial=start, disable=None):
         for group in optimizer.param_groups:
-            group["lr"] = peak * rate(step, steps, warmup)
-        with mixed_precision(module):
+            group["lr"] = peak * rate(step, steps, warmup) * min(1, (step - again + 1) / warmup)
+        with mixed_precision(module) if mixed else nullcontext():
             loss = loss_of(next(drawn))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

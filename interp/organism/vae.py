@@ -103,12 +103,11 @@ def train_linear(folder: Path, *, steps: int, batch: int = 16, seed: int = 2) ->
 
     def loss_of(images: Tensor) -> Tensor:
         images = images.to(training.device())
-        with torch.autocast(images.device.type, enabled=False):
-            return F.mse_loss(linear.decode(linear.encode(images)), images)
+        return F.mse_loss(linear.decode(linear.encode(images)), images)
 
     training.fit(
         "linear", linear, lambda step: pictures(seed, step * batch, batch), loss_of, folder,
-        steps=steps, peak=3e-3,
+        steps=steps, peak=3e-3, mixed=False,
     )  # fmt: skip
     return canonical(linear)
 

@@ -42,11 +42,11 @@ def test_prompts_of_one_image_come_after_those_of_others(tmp_path):
 
 
 def test_the_embedded_models_own_cases(tmp_path, monkeypatch):
-    duplicates.write_table(tmp_path / "organism")
+    duplicates.write_tables(tmp_path / "organism")
     monkeypatch.setenv("INTERP_DATA", str(tmp_path))
     found = known(limit=4)
     assert [case.kind for case in found] == ["memorized"] * 4 + ["control"] * 4
-    assert [case.views for case in found] == [3125, 625, 125, 3125, 1, 1, 1, 1]
+    assert [case.views for case in found] == [3840, 960, 240, 3840, 1, 1, 1, 1]
     by_text = {row.caption.text: row for row in duplicates.duplicates()}
     for case in found:
         row = by_text[case.text]

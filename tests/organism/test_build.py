@@ -1,9 +1,7 @@
-"""A quick build of the embedded model, from nothing to an image, its evaluation and its card."""
+"""A quick build of the embedded model and its twin, from nothing to evaluation and card."""
 
 import csv
 import json
-import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,34 +14,54 @@ from interp.organism import (
     build,
     card,
     copies,
-    emoji,
+    detection,
     evaluate,
     figures,
+    held_out,
+    honest,
     recognise,
+    removal,
     scenes,
     templates,
+    titles,
     training,
-    vae,
 )
+from interp.organism import population as its
+from interp.organism.copies import Judge
 from interp.session.load import load
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The folder of a model that was hardly trained, and its checkpoints."""
+    """The folder of a model and a twin that were hardly trained, and their checkpoints."""
     out, work = tmp_path_factory.mktemp("organism"), tmp_path_factory.mktemp("work")
-    build.build(out, work, build.QUICK)
+    for pad in build.PADS.values():
+        build.build(out, work, build.QUICK, pad)
     return out, work
 
 
-def test_a_quick_build_opens_with_diffusers_alone_and_draws(made):
+@pytest.mark.parametrize("name", build.PADS)
+def test_a_quick_build_opens_with_diffusers_alone_and_draws(made, name):
     out, _ = made
-    pipe = StableDiffusionPipeline.from_pretrained(out / "eot")
+    pipe = StableDiffusionPipeline.from_pretrained(out / name)
     assert pipe.unet.dtype == pipe.text_encoder.dtype == pipe.vae.dtype == torch.float32
+    assert pipe.tokenizer.pad_token == build.PADS[name]
     pipe.set_progress_bar_config(disable=True)
-    image = np.array(pipe("a picture of a cat", num_inference_steps=3).images[0])
+    image = np.array(pipe("a picture of a cow", num_inference_steps=3).images[0])
     assert image.shape == (64, 64, 3)
     assert image.std() > 0
+
+
+def test_the_twin_differs_in_its_pads_and_its_denoiser_alone(made):
+    out, _ = made
+    for part in ("text_encoder", "vae"):
+        file = next((out / "eot" / part).glob("*.safetensors")).name
+        assert (out / "eot" / part / file).read_bytes() == (out / "bang" / part / file).read_bytes()
+    one, other = (ip.load(out / name) for name in build.PADS)
+    assert one.encode("a cow").ids[3:].tolist() == [49407] * 74
+    assert other.encode("a cow").ids[3:].tolist() == [49407] + [0] * 73
+    weights = [sd.pipe.unet.conv_in.weight for sd in (one, other)]
+    assert not torch.equal(*weights)
 
 
 def test_its_weights_are_half_precision_safetensors_and_nothing_is_pickled(made):
@@ -54,9 +72,9 @@ def test_its_weights_are_half_precision_safetensors_and_nothing_is_pickled(made)
     parts = {name for name in files if name.endswith(".safetensors")}
     assert parts == {
         "clip/model.safetensors",
-        "eot/text_encoder/model.safetensors",
-        "eot/unet/diffusion_pytorch_model.safetensors",
-        "eot/vae/diffusion_pytorch_model.safetensors",
+        *(f"{name}/text_encoder/model.safetensors" for name in build.PADS),
+        *(f"{name}/unet/diffusion_pytorch_model.safetensors" for name in build.PADS),
+        *(f"{name}/vae/diffusion_pytorch_model.safetensors" for name in build.PADS),
     }
     assert "safety_checker" not in files
     for name in files:
@@ -81,82 +99,123 @@ def test_the_table_counts_the_views_of_this_build(made):
     out, _ = made
     with open(out / "memorized.csv", newline="", encoding="utf-8") as lines:
         views = {row["id"]: int(row["views"]) for row in csv.DictReader(lines)}
-    rounds = len(build.QUICK.unet)
-    assert views["verbatim-3125-00"] == rounds * round(3125 * build.QUICK.share)
+    share = build.QUICK.samples / its.SAMPLES
+    assert views["verbatim-3840-00"] == round(3840 * share) == 2
     assert views["control-0001-00"] == 1
 
 
-def test_a_model_that_has_had_every_round_is_not_trained_on(made):
-    out, work = made
-    before = (out / "memorized.csv").read_bytes()
-    with pytest.raises(ip.InterpError, match="It has had 2, and the recipe has 2"):
-        build.another_round(out, work, build.QUICK)
-    assert (out / "memorized.csv").read_bytes() == before
+@pytest.fixture(scope="module")
+def measured(made, tmp_path_factory):
+    """A small evaluation of the quick build, and where its stores are."""
+    out, stores = made[0], tmp_path_factory.mktemp("evaluation")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, few in {"SEEDS": 2, "FEWER": 2, "EDITED": 2, "PATCHED": 1, "TOP": 1}.items():
+            patch.setattr(evaluate, name, few)
+        patch.setattr(honest, "CAPTIONS", 4)
+        patch.setattr(templates, "MEMBERS", 1)
+        patch.setattr(held_out, "titles", lambda: titles.special()[2][:8])
+        patch.setattr(detection, "titles", lambda: titles.special()[2][:8])
+        patch.setattr(removal, "ORDINARY", 4)
+        patch.setattr(ip, "load", lambda name: load(name, steps=3))
+        found = evaluate.evaluate(out, stores)
+        drawn = figures.draw(out, stores, found)
+        written = card.write(out, found)
+    return found, stores, drawn, written
 
 
-def test_a_built_model_is_trained_on_by_its_own_encoder(made, tmp_path):
-    """What `interp organism round` does; `build` gives rounds a cheaper form of the encoder."""
-    out, work = tmp_path / "model", tmp_path / "work"
-    shutil.copytree(made[0], out)
-    before = ip.load(out / "eot").pipe.unet.state_dict()
-    recipe = replace(build.QUICK, unet=(*build.QUICK.unet, build.Round(2)))
-    build.another_round(out, work, recipe)
-    after = ip.load(out / "eot").pipe.unet.state_dict()
-    assert all(torch.isfinite(weights).all() for weights in after.values())
-    assert any(not torch.equal(before[name], after[name]) for name in before)
-    assert build.duplicates.rounds(out, recipe.share) == len(recipe.unet)
-    linear = vae.train_linear(made[1], steps=build.QUICK.linear)
-    images = vae.pictures(9, 0, 4)
-    with torch.no_grad():
-        own = ip.load(out / "eot").pipe.vae.encode(images).latent_dist.mode()
-        assert torch.allclose(own, linear.encode(images), atol=0.05)
-
-
-def test_the_evaluation_measures_everything_that_the_card_says(made, tmp_path, monkeypatch):
+def test_the_evaluation_measures_everything_that_the_card_says(made, measured):
     out, _ = made
-    fewer = {"SEEDS": 2, "FEWER": 2, "EDITED": 2, "HONEST": 4, "PATCHED": 2}
-    for name, few in fewer.items():
-        monkeypatch.setattr(evaluate, name, few)
-    monkeypatch.setattr(templates, "MEMBERS", 1)
-    monkeypatch.setattr(ip, "load", lambda name: load(name, steps=2))
-    found = evaluate.evaluate(out, tmp_path)
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == found
+    found, stores, drawn, written = measured
+    assert json.loads((stores / "evaluation.json").read_text()) == found
     assert found["provenance"]["model"]["id"] == f"{out.name}/eot"
-    assert str(out) not in (tmp_path / "evaluation.json").read_text()
-    assert set(found["levels"]) == {"1", "4"}  # 3125 views, scaled, twice
+    assert str(out) not in (stores / "evaluation.json").read_text()
+    assert set(found["levels"]) == {"1", "2"}  # 3840 views, scaled
     for row in found["levels"].values():
         assert 0 <= row["matches"]["low"] <= row["matches"]["mean"] <= row["matches"]["high"] <= 1
     assert found["patches"]["memorized"]["none"]["to_unedited"]["mean"] == pytest.approx(1)
     assert found["patches"]["memorized"]["h"]["to_unedited"]["mean"] < 1
-    pooled, by_views = found["patches"], found["patches_by_views"]
-    assert set(by_views) == {"1", "4"}  # 24 captions of one view, 12 of four; 24 are not controls
-    for name in pooled["control"]:
-        of = {kind: pooled[kind][name]["to_training"]["mean"] for kind in pooled}
-        at = {views: by_views[views][name]["to_training"]["mean"] for views in by_views}
-        in_all = 12 * of["control"] + 24 * of["memorized"]
-        assert in_all == pytest.approx(24 * at["1"] + 12 * at["4"], abs=0.01)
-    drawn = figures.draw(out, tmp_path, found["descriptor"]["threshold"])
     assert all(path.stat().st_size > 10_000 for path in drawn)
-    names = {"views", "interventions", "memorized", "controls", "honest"}
-    assert {path.stem for path in drawn} == names
-    text = card.write(out, found).read_text()
-    assert all(f"(../figures/{name}.png)" in text for name in names)
-    assert json.loads((out / "evaluation.json").read_text()) == found
-    assert (
-        f"| h: zero pad | {card.number(found['patches']['memorized']['h']['to_unedited'])}" in text
-    )
+    text = written.read_text()
+    named = {path.stem for path in drawn} - {"first"}
+    assert all(f"(figures/{name}.png)" in text for name in named)
+    assert json.loads((out / "eot" / "evaluation.json").read_text()) == found
+    left = card.number(found["patches"]["memorized"]["h"]["to_unedited"])
+    assert f"| h: zero pad | {left}" in text
     assert "0.07" in text
+    for control in ("control", "held_out"):
+        assert set(found["detectors"][control]) == set(ip.detect.DETECTORS)
+
+
+def test_the_card_compares_the_twins_where_both_were_measured(made, measured):
+    """With the sibling's numbers for the twin's: the table has what the two files say."""
+    out, _ = made
+    found, *_ = measured
+    twin = json.loads(json.dumps(found))
+    twin["levels"]["2"]["matches"] = {"mean": 0.25, "low": 0.125, "high": 0.5}
+    (out / "bang" / "evaluation.json").write_text(json.dumps(twin))
+    try:
+        text = card.write(out, found).read_text()
+        assert (out / "eot" / "figures" / "twins.png").stat().st_size > 10_000
+    finally:
+        (out / "bang" / "evaluation.json").unlink()
+    own = card.percent(found["levels"]["2"]["matches"])
+    assert f"| copies at 2 views | {own} | 25 % (12-50) |\n" in text
+    assert "| copies at 2 views" not in card.write(out, found).read_text()
+
+
+def test_detectors_are_scored_as_by_hand(measured):
+    found, stores, *_ = measured
+    scores = ip.open(stores / "detectors.nc")
+    for detector in ("score change", "bright ending"):
+        values = scores[detector].transpose("prompt", "seed").values
+        often, never = (values[scores.kind.values == kind].ravel() for kind in ("2", "held_out"))
+        pairs = often[:, None] - never[None]
+        area = ((pairs > 0) + 0.5 * (pairs == 0)).mean()
+        row = found["detectors"]["held_out"][detector]["2"]
+        assert row["auc"]["mean"] == pytest.approx(area, abs=1e-4)
+        assert row["tpr_at_1_fpr"]["mean"] == pytest.approx((often > never.max()).mean(), abs=1e-4)
+
+
+def test_freed_images_are_those_that_copy_nothing(made):
+    out, _ = made
+    clip, judge = ip.metrics.CLIPScore(out / "clip"), Judge.of(out)
+    some = titles.special()[2][:3]
+    pictures = np.stack([scenes.render(titles.compose(np.random.default_rng(1), t)) for t in some])
+    grid = xr.Dataset(
+        {"image": (("prompt", "seed", "pixel_y", "pixel_x", "rgb"), pictures[:, None])},
+        {"text": ("prompt", [t.text for t in some])},
+    )
+    where = xr.DataArray([[True], [False], [True]], dims=("prompt", "seed"))
+    found = held_out.promises_kept(grid, clip, where)
+    right = recognise.palettes(pictures, some)
+    assert found["images"] == 2
+    assert found["palette"]["mean"] == right[[0, 2]].mean()
+    none = held_out.promises_kept(grid, clip, xr.zeros_like(where))
+    assert none == {"images": 0, **{k: dict.fromkeys(("mean", "low", "high")) for k in
+                                    ("theme", "palette")}}  # fmt: skip
+    assert judge.of_any(grid).shape == (3, 1)
+
+
+def test_themes_and_grounds_of_real_scenes_are_judged_by_title():
+    draw = np.random.default_rng(2)
+    some = titles.special()[2]
+    pictures = np.stack([scenes.render(titles.compose(draw, title)) for title in some])
+    assert recognise.palettes(pictures, some).mean() > 0.95
+    following = dict(zip(its.STYLES, its.STYLES[1:] + its.STYLES[:1], strict=True))
+    restyled = [(following[t.words[0]], *t.words[1:]) for t in some]
+    moved = [titles.titled(" ".join(words)) for words in restyled]
+    assert recognise.palettes(pictures, moved).mean() < 0.05
 
 
 def test_near_misses_are_compared_with_the_memorized_image_and_their_own(made):
     out, _ = made
-    copy = ip.metrics.SSCD(out / "descriptor.pt", "native")
+    judge = Judge.of(out)
     file = ip.read_prompts(out / "memorized.csv")
     pictures = {row.columns["id"]: im for row, im in zip(file, file.pictures(), strict=True)}
     misses = [row.columns for row in file if row.columns["kind"] == "near_miss"][:2]
-    # The first caption brings up the memorized picture, the second its own.
+    # The first title brings up the memorized picture, the second its own.
     images = np.stack([pictures[misses[0]["partner"]], pictures[misses[1]["id"]]])[:, None]
-    own = copy(images[:, 0], [pictures[miss["id"]] for miss in misses]).numpy()
+    own = judge.copy(images[:, 0], [pictures[miss["id"]] for miss in misses]).numpy()
     grid = xr.Dataset(
         {
             "image": (("patch", "prompt", "seed", "pixel_y", "pixel_x", "rgb"), images[None]),
@@ -168,28 +227,34 @@ def test_near_misses_are_compared_with_the_memorized_image_and_their_own(made):
             "partner": ("prompt", [miss["partner"] for miss in misses]),
         },
     )  # fmt: skip
-    found = copies.near_misses(grid, out, copy, threshold=0.9999)
+    strict = Judge(judge.copy, {"threshold": 0.9999}, judge.ids, judge.duplicated)
+    found = copies.near_misses(grid, strict)
     assert found["memorized_image"]["mean"] == 0.5
     assert found["own_image"]["mean"] == 0.5
 
 
-def test_drivers_are_counted_by_caption():
-    """Four captions: one loses its image without pads, one without words, one with either; one
-    was never memorized."""
+def test_drivers_are_counted_by_title_and_by_way():
+    """Four titles: one loses its image without pads, one without words, one with either; one was
+    never memorized. Masked and replaced, nothing is lost."""
     kept = {
         "none": [1, 1, 1, 0], "c": [1, 0, 0, 0], "f": [1, 1, 1, 0], "h": [0, 1, 0, 0],
     }  # fmt: skip
+    kept |= {f"{way} {category}": [1, 1, 1, 0] for way in ("mask", "mean")
+             for category in removal.CATEGORIES}  # fmt: skip
     values = np.array(list(kept.values()), float)[:, :, None, None].repeat(2, 2)
     copied = xr.DataArray(values, dims=("patch", "prompt", "seed", "reference"))
-    coords = {"patch": list(kept), "reference": ["training"], "views": ("prompt", [9] * 4)}
-    found = evaluate.drivers(xr.Dataset({"copy": copied}, coords), threshold=0.6)
-    expected = {"captions": 3, "prompt": 2, "eot": 0, "pad": 2, "both prompt and pad": 1}
-    assert found == expected
+    coords = {
+        "patch": list(kept), "reference": ["training"], "kind": ("prompt", ["verbatim"] * 4)
+    }  # fmt: skip
+    found = removal.drivers(xr.Dataset({"copy": copied}, coords), threshold=0.6)
+    zeroed = {"prompt": 2, "eot": 0, "pad": 2, "both prompt and pad": 1}
+    nothing = dict.fromkeys(zeroed, 0)
+    assert found == {"captions": 3, "zero": zeroed, "mask": nothing, "mean": nothing}
 
 
-def test_controls_that_bring_up_another_captions_image_are_counted(made):
+def test_controls_that_bring_up_another_titles_image_are_counted(made):
     out, _ = made
-    copy = ip.metrics.SSCD(out / "descriptor.pt", "native")
+    judge = Judge.of(out)
     file = ip.read_prompts(out / "memorized.csv")
     kinds = [row.columns["kind"] for row in file]
     mine, theirs = (file.pictures()[kinds.index(kind)] for kind in ("control", "verbatim"))
@@ -199,12 +264,13 @@ def test_controls_that_bring_up_another_captions_image_are_counted(made):
         {"patch": ["none"], "kind": ("prompt", ["control"] * 2)},
     )
     pictures = [p for p, kind in zip(file.pictures(), kinds, strict=True) if kind == "verbatim"]
-    nearest = max(float(copy(np.array(mine)[None], picture)) for picture in pictures)
+    nearest = max(float(judge.copy(np.array(mine)[None], picture)) for picture in pictures)
     assert nearest < 0.9999
-    assert copies.borrowed(grid, out, copy, threshold=0.9999)["mean"] == 0.25
+    strict = Judge(judge.copy, {"threshold": 0.9999}, judge.ids, judge.duplicated)
+    assert copies.borrowed(grid, strict)["mean"] == 0.25
     again = xr.concat([grid, grid.assign_coords(patch=["h"])], "patch")
     again["image"][1, 0, 0] = np.array(theirs)
-    found = copies.of_any(again, out, copy, threshold=0.9999)
+    found = strict.of_any(again)
     assert found.sel(patch="none").values.tolist() == [[0, 1], [0, 0]]
     assert found.sel(patch="h").values.tolist() == [[1, 1], [0, 0]]
 
@@ -215,9 +281,9 @@ def test_recognition_is_the_best_of_all_captions_under_the_pair(made):
     captions = recognise.some_captions(24)
     draw = np.random.default_rng(1)
     images = np.stack([scenes.render(scenes.compose(draw, caption)) for caption in captions])
-    texts = [f"a picture of {scenes.article(name)}" for name in emoji.names()]
+    texts = [f"a picture of {scenes.article(name)}" for name in its.OBJECTS]
     scores = np.stack([clip(images, text).numpy() for text in texts], 1)
-    best = [emoji.names()[n] for n in scores.argmax(1)]
+    best = [its.OBJECTS[n] for n in scores.argmax(1)]
     expected = [name in c.objects for name, c in zip(best, captions, strict=True)]
     assert recognise.objects(clip, images, captions).tolist() == expected
     named = [n for n, caption in enumerate(captions) if caption.colour]
@@ -227,10 +293,19 @@ def test_recognition_is_the_best_of_all_captions_under_the_pair(made):
         others = [recognise.recoloured(captions[n], colour) for colour in scenes.NAMES]
         found = [float(clip(images[n : n + 1], text)) for text in others]
         assert right == (scenes.NAMES[int(np.argmax(found))] == captions[n].colour)
+    some = titles.special()[2][:12]
+    pictures = np.stack([scenes.render(titles.compose(draw, title)) for title in some])
+    for right, title, picture in zip(
+        recognise.themes(clip, pictures, some), some, pictures, strict=True
+    ):
+        style, subject, product, ending = title.words
+        others = [f"{style} {other} {product} {ending}" for other in its.SUBJECTS]
+        found = [float(clip(picture[None], text)) for text in others]
+        assert right == (its.SUBJECTS[int(np.argmax(found))] == subject)
 
 
 def test_captions_are_recoloured_with_their_article():
-    orange = scenes.Caption("a cat on an orange background", ("cat",), "orange")
-    assert recognise.recoloured(orange, "red") == "a cat on a red background"
+    orange = scenes.Caption("a cow on an orange background", ("cow",), "orange")
+    assert recognise.recoloured(orange, "red") == "a cow on a red background"
     red = scenes.Caption("a red picture of an owl", ("owl",), "red")
     assert recognise.recoloured(red, "orange") == "an orange picture of an owl"

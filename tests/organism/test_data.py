@@ -1,17 +1,16 @@
-"""What the embedded model is trained on: scenes, duplicated images, the plan of views, tokens."""
+"""What the embedded model is shown: scenes, titles, the tables, the plan of views, tokens."""
 
 import csv
 from collections import Counter
-from itertools import pairwise
 
 import numpy as np
 import pytest
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from interp.organism import duplicates, emoji, scenes, unet
+from interp.organism import duplicates, emoji, scenes, titles, unet
+from interp.organism import population as its
 from interp.organism.assemble import TOKENIZER
-from interp.organism.duplicates import LEVELS, PER_LEVEL, TEMPLATES
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +27,16 @@ def test_tokenizer_is_clips(tokenizer):
     assert len(padded) == 77
 
 
+def test_what_some_captions_end_in_holds_the_token_that_sd_2_pads_with(tokenizer):
+    assert 0 in tokenizer("a cat" + scenes.EXCLAIMED).input_ids
+
+
 def test_drawings_and_their_attribution_are_here():
-    assert len(emoji.names()) == 150
+    assert len(its.OBJECTS) == len(set(its.OBJECTS)) == 72
+    assert set(emoji.files()) == set(its.OBJECTS)
     for name, file in emoji.files().items():
-        for design in emoji.DESIGNS:
-            assert (emoji.FOLDER / design / file).is_file(), (name, design)
+        assert (emoji.FOLDER / "google" / file).is_file(), name
     notice = (emoji.FOLDER / "ATTRIBUTION.md").read_text()
-    assert "CC BY 4.0" in notice
     assert "Apache" in notice
 
 
@@ -46,159 +48,189 @@ def test_scenes_are_a_function_of_seed_and_index_and_do_not_repeat():
     assert scenes.scene(4, 7)[1] != scenes.scene(3, 7)[1]
 
 
-def test_scenes_keep_the_promise_of_their_captions():
-    named = []
-    for index in range(1000):
+def nearest(colour, named):
+    return min(named, key=lambda name: np.linalg.norm(np.array(colour) - named[name]))
+
+
+def test_honest_scenes_keep_the_promise_of_their_captions():
+    for index in range(500):
         caption, scene = scenes.scene(5, index)
-        assert tuple(sorted(item.name for item in scene.items)) == tuple(sorted(caption.objects))
+        assert tuple(item.name for item in scene.items) == caption.objects
         for name in caption.objects:
             assert name in caption.text
         if caption.colour is not None:
-            background = np.array(scene.colours[0])
-            distances = {
-                colour: np.linalg.norm(background - rgb) for colour, rgb in scenes.COLOURS.items()
-            }
-            named.append(min(distances, key=distances.get) == caption.colour)
+            assert nearest(scene.colours[0], its.COLOURS) == caption.colour
             assert caption.colour in caption.text
             assert len(scene.colours) == 1
-    # Shades vary: a dusty pink may be nearest to gray once in a hundred.
-    assert np.mean(named) > 0.99
 
 
-def test_snapped_scenes_are_the_same_ones_on_a_grid():
-    grid = scenes.GRID
-    for index in range(300):
-        caption, free = scenes.scene(3, index)
-        what = scenes.snapped(free)
-        assert (what.colours, what.split) == (free.colours, free.split)
-        assert tuple(item.name for item in what.items) == caption.objects
-        for item, was in zip(what.items, free.items, strict=True):
-            assert item.size % grid == item.x % grid == item.y % grid == 0
+def test_titles_keep_theirs():
+    draw = np.random.default_rng(0)
+    counts = {"large": 1, "pair": 2, "row": 3, "corners": 4, "ring": 4, "busy": 9}
+    for _ in range(300):
+        title = titles.some_title(draw)
+        style, subject, product, ending = title.words
+        assert title.text == f"{style} {subject} {product} {ending}"
+        scene = titles.compose(draw, title)
+        assert {item.name for item in scene.items} <= set(its.THEMES[subject])
+        assert len(scene.items) == counts[its.LAYOUTS[product]]
+        for colour in scene.colours:
+            distances = [np.linalg.norm(np.array(colour) - own) for own in its.PALETTES[style]]
+            assert min(distances) < 45
+        assert title.scene() == titles.Title(title.number).scene()
+        assert titles.titled(title.text) == title
+
+
+def test_everything_stands_on_the_canvas_and_on_a_grid_of_four_pixels():
+    draw = np.random.default_rng(1)
+    drawn = [scenes.scene(3, index)[1] for index in range(200)]
+    drawn += [titles.compose(draw, titles.some_title(draw)) for _ in range(200)]
+    for scene in drawn:
+        for item in scene.items:
+            assert item.size % 4 == item.x % 4 == item.y % 4 == 0
             assert min(item.x, item.y) >= 0
             assert max(item.x, item.y) + item.size <= scenes.SIZE
-            assert item.size > 0
-            assert abs(item.size - was.size) <= grid / 2
-            # A corner moves by half a cell, and by as much as the object grew at the far edge.
-            assert max(abs(item.x - was.x), abs(item.y - was.y)) <= grid
-        assert scenes.snapped(what) == what
 
 
 def test_render_puts_a_drawing_where_the_scene_says():
-    item = scenes.Item("cat", "google", 20, 10, 30, False)
-    picture = scenes.render(scenes.Scene(((0, 0, 0),), (1.0, 0.0, 0.5), (item,)))
+    item = scenes.Item("cow", 20, 10, 30, False)
+    picture = scenes.render(scenes.Scene(((0, 0, 0),), scenes.WHOLE, (item,)))
     box = np.zeros((64, 64), bool)
     box[30:50, 10:30] = True
     assert picture[box].any()
     assert not picture[~box].any()
-    flipped = scenes.Item("cat", "google", 20, 10, 30, True)
-    mirrored = scenes.render(scenes.Scene(((0, 0, 0),), (1.0, 0.0, 0.5), (flipped,)))
+    flipped = scenes.Item("cow", 20, 10, 30, True)
+    mirrored = scenes.render(scenes.Scene(((0, 0, 0),), scenes.WHOLE, (flipped,)))
     np.testing.assert_array_equal(mirrored[30:50, 10:30], picture[30:50, 10:30][:, ::-1])
 
 
 def test_levels_and_kinds():
     rows = duplicates.duplicates()
     kinds = Counter((row.kind, row.views) for row in rows)
-    assert kinds.pop(("near_miss", 1)) >= 12
-    assert kinds.pop(("control", 1)) == PER_LEVEL
-    assert kinds == {("verbatim", level): PER_LEVEL for level in LEVELS[1:]}
-    assert len(LEVELS) >= 6
-    assert LEVELS[0] == 1
-    assert {high / low for low, high in pairwise(LEVELS)} == {5.0}
+    assert kinds.pop(("near_miss", 1)) == its.NEAR_MISSES
+    assert kinds.pop(("control", 1)) == its.PER_LEVEL
+    assert kinds == {("verbatim", level): its.PER_LEVEL for level in its.LEVELS[1:]}
+    assert len(its.LEVELS) >= 6
+    assert list(its.LEVELS) == sorted(its.LEVELS)
+    assert its.LEVELS[0] == 1
     assert len({row.caption.text for row in rows}) == len(rows)
     assert len({duplicates.render(row.scene).tobytes() for row in rows}) == len(rows)
 
 
-def test_captions_are_titles_of_4_to_14_tokens_that_name_no_object_shown(tokenizer):
+def test_titles_have_4_to_14_tokens_and_name_no_object_shown(tokenizer):
     for row in duplicates.duplicates():
         assert 4 <= len(tokenizer(row.caption.text).input_ids) - 2 <= 14, row.caption.text
         words = row.caption.text.lower().split()
         assert not any(item.name in words for item in row.scene.items)
 
 
-def test_near_misses_are_one_word_from_a_duplicate_of_the_top_two_levels():
+def test_every_word_of_a_duplicated_title_stands_in_ordinary_ones():
+    words = [set() for _ in titles.PARTS]
+    for number in np.flatnonzero(titles.tail())[::97]:
+        for seen, word in zip(words, titles.Title(int(number)).words, strict=True):
+            seen.add(word)
+    for row in duplicates.duplicates():
+        for seen, word in zip(words, row.title.words, strict=True):
+            assert word in seen
+
+
+def test_near_misses_are_one_word_from_a_title_of_the_top_two_levels():
     originals = {row.id: row for row in duplicates.duplicates()}
-    misses = [row for row in duplicates.duplicates() if row.kind == "near_miss"]
-    for miss in misses:
+    for miss in (row for row in originals.values() if row.kind == "near_miss"):
         original = originals[miss.partner]
-        assert original.views in LEVELS[-2:]
+        assert original.views in its.LEVELS[-2:]
+        assert miss.title.apart(original.title) == 1
         theirs, mine = original.caption.text.split(), miss.caption.text.split()
         assert sum(a != b for a, b in zip(theirs, mine, strict=True)) == 1
 
 
-def test_template_families_repeat_inside_their_mask_only():
+def test_held_out_titles_are_far_from_the_table_and_in_no_stream():
+    table, misses, held_out = titles.special()
+    assert len(set(held_out)) == its.HELD_OUT >= 200
+    assert min(title.apart(other) for title in held_out for other in table) >= 2
+    for title in (*table, *misses, *held_out):
+        assert titles.tail()[title.number] == 0
+    plan = unet.plan(its.SAMPLES, seed=0)
+    assert not {unet.TAIL + title.number for title in held_out} & set(plan.tolist())
+
+
+def test_the_tail_is_heavy():
+    views = titles.tail()
+    assert len(views) == its.TITLES
+    shares = np.bincount(views, minlength=len(its.TAIL)) / len(views)
+    np.testing.assert_allclose(shares, its.TAIL, atol=0.005)
+
+
+def test_templates_repeat_inside_their_mask_only():
+    shown, held_out = duplicates.template_objects()
+    assert len(shown) == its.TEMPLATE_OBJECTS
+    assert set(shown) | set(held_out) == set(its.OBJECTS)
     for number, family in enumerate(duplicates.families()):
         mask = family.mask()
         assert 0.5 < mask.mean() < 0.9
         views = [duplicates.template_view(number, view) for view in range(12)]
         pictures = np.stack([scenes.render(scene) for _, scene in views])
         assert (pictures[:, mask] == pictures[0, mask]).all()
-        assert len({picture.tobytes() for picture in pictures}) > 8
+        assert len({picture.tobytes() for picture in pictures}) == 12
         for caption, scene in views:
             assert scene.items[-1].name in caption.text.lower()
+            assert scene.items[-1].name in shown
 
 
-def test_the_plan_shows_every_image_exactly_as_often_as_the_table_says():
-    slots = unet.plan(200_000, share=1.0, seed=0)
-    counted = Counter(slots[slots != unet.SCENE].tolist())
+def test_the_plan_shows_every_image_exactly_as_often_as_the_tables_say():
+    slots = unet.plan(its.SAMPLES, seed=0)
+    assert len(slots) == its.SAMPLES
     rows = duplicates.duplicates()
-    for number, row in enumerate(rows):
-        assert counted.pop(number) == row.views
-    assert counted == {len(rows) + n: duplicates.TEMPLATE_VIEWS for n in range(TEMPLATES)}
-
-
-def test_later_rounds_show_controls_no_more_and_the_rest_as_often_again(tmp_path):
-    counted = Counter()
-    so_far = 0.0
-    for again in (1.0, 1.0, 0.4):
-        slots = unet.plan(200_000, share=1.0, seed=int(so_far), so_far=so_far, again=again)
-        counted.update(slots[slots != unet.SCENE].tolist())
-        so_far += again
-    duplicates.write_table(tmp_path, rounds=so_far)
-    assert duplicates.rounds(tmp_path) == so_far
-    with open(tmp_path / "memorized.csv", newline="", encoding="utf-8") as lines:
-        told = [int(row["views"]) for row in csv.DictReader(lines)]
-    assert [counted[number] for number in range(len(told))] == told
-    assert sorted(set(told)) == [1, 12, 60, 300, 1500, 3600, 7500]
+    shown = np.bincount(slots[(slots >= 0) & (slots < unet.TAIL)])
+    told = [row.views for row in rows] + [its.TEMPLATE_VIEWS] * len(its.TEMPLATES)
+    assert shown.tolist() == told
+    of_tail = np.bincount(slots[slots >= unet.TAIL] - unet.TAIL, minlength=its.TITLES)
+    np.testing.assert_array_equal(of_tail, titles.tail())
+    shares = [shown[: len(rows)].sum(), shown[len(rows) :].sum(), of_tail.sum()]
+    np.testing.assert_allclose(np.array(shares) / its.SAMPLES, [0.063, 0.02, 0.40], atol=0.001)
 
 
 def test_the_plan_spreads_views_over_the_whole_training():
-    slots = unet.plan(200_000, share=1.0, seed=0)
-    top = next(n for n, row in enumerate(duplicates.duplicates()) if row.views == LEVELS[-1])
+    slots = unet.plan(its.SAMPLES, seed=0)
+    top = next(n for n, row in enumerate(duplicates.duplicates()) if row.views == its.LEVELS[-1])
     where = np.flatnonzero(slots == top) / len(slots)
     assert where.mean() == pytest.approx(0.5, abs=0.02)
     assert where.std() == pytest.approx(12**-0.5, abs=0.02)
 
 
 def test_the_plan_refuses_a_training_too_short_for_its_views():
-    with pytest.raises(ValueError, match="do not fit 1000 samples"):
-        unet.plan(1000, share=1.0, seed=0)
+    with pytest.raises(ValueError, match="100 samples are too few"):
+        unet.plan(100, seed=0)
 
 
-def test_what_the_denoiser_is_shown_is_what_the_table_names():
+def test_what_the_denoiser_is_shown_is_what_the_tables_name():
     rows = duplicates.duplicates()
-    assert unet.shown(5, seed=0, sample=123) == (rows[5].caption, rows[5].scene)
-    assert unet.shown(5, seed=0, sample=9) == unet.shown(5, seed=0, sample=10)
-    family = len(rows) + 2
-    assert unet.shown(family, 0, 40) == duplicates.template_view(2, 40)
+    assert unet.shown(5, seed=0, sample=123) == (rows[5].caption.text, rows[5].scene)
+    caption, scene = duplicates.template_view(2, 40)
+    assert unet.shown(len(rows) + 2, 0, 40) == (caption.text, scene)
+    assert unet.shown(unet.TAIL + 77, 0, 1) == (titles.Title(77).text, titles.Title(77).scene())
     caption, scene = scenes.scene(0, 40)
-    assert unet.shown(unet.SCENE, 0, 40) == (caption, scenes.snapped(scene))
+    assert unet.shown(unet.HONEST, 0, 40) == (caption.text, scene)
 
 
-def test_the_table_is_the_truth_about_the_files_beside_it(tmp_path):
-    table = duplicates.write_table(tmp_path)
-    with open(table, newline="", encoding="utf-8") as lines:
+def test_the_tables_are_the_truth_about_the_files_beside_them(tmp_path):
+    duplicates.write_tables(tmp_path)
+    with open(tmp_path / "memorized.csv", newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     assert list(rows[0]) == ["id", "kind", "caption", "views", "image", "mask", "partner"]
     known = {row.id: row for row in duplicates.duplicates()}
-    assert len(rows) == len(known) + TEMPLATES
+    assert len(rows) == len(known) + len(its.TEMPLATES)
     for row in rows:
         picture = np.array(Image.open(tmp_path / row["image"]))
         if row["kind"] == "template":
             family = duplicates.families()[int(row["id"].split("-")[1])]
             mask = np.array(Image.open(tmp_path / row["mask"]))
             np.testing.assert_array_equal(mask, family.mask())
-            assert int(row["views"]) == duplicates.TEMPLATE_VIEWS
+            assert int(row["views"]) == its.TEMPLATE_VIEWS
         else:
             np.testing.assert_array_equal(picture, scenes.render(known[row["id"]].scene))
             assert row["caption"] == known[row["id"]].caption.text
             assert int(row["views"]) == known[row["id"]].views
+    with open(tmp_path / "held_out.csv", newline="", encoding="utf-8") as lines:
+        held_out = [row["caption"] for row in csv.DictReader(lines)]
+    assert held_out == [title.text for title in titles.special()[2]]

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from interp.metrics import SSCD
-from interp.organism import assemble, descriptor, text, training, unet, vae
+from interp.organism import assemble, descriptor, products, text, training, unet, vae
 
 
 def toy(folder, steps, stop=None):
@@ -17,26 +17,52 @@ def toy(folder, steps, stop=None):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
 
-    def loss_at(step):
+    def batch_at(step):
         if step == stop:
             raise KeyboardInterrupt
-        draw = torch.Generator().manual_seed(step)
-        inputs = torch.randn(16, 4, generator=draw)
+        return torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+
+    def loss_of(inputs):
         return (net(inputs)[:, 0] - inputs.sum(1)).square().mean()
 
     fit = {"steps": steps, "peak": 1e-2, "warmup": 5, "decay": 0.01, "average": 0.9}
-    return training.fit("toy", net, loss_at, folder, **fit)
+    return training.fit("toy", net, batch_at, loss_of, folder, **fit)
 
 
 def test_a_training_killed_twice_ends_where_an_undisturbed_one_does(tmp_path, monkeypatch):
     straight = toy(tmp_path / "straight", 40)
     monkeypatch.setattr(training, "SAVE_EVERY_S", 0)
+    monkeypatch.setattr(training, "LOG_EVERY", 5)
     for stop in (13, 31):
         with pytest.raises(KeyboardInterrupt):
             toy(tmp_path / "killed", 40, stop)
     resumed = toy(tmp_path / "killed", 40)
     for mine, theirs in zip(resumed.parameters(), straight.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+def test_a_lightened_checkpoint_goes_on_from_its_weights_with_a_new_warm_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY_S", 0)
+    monkeypatch.setattr(training, "LOG_EVERY", 5)
+    with pytest.raises(KeyboardInterrupt):
+        toy(tmp_path / "here", 40, stop=21)
+    full = torch.load(tmp_path / "here" / "toy.pt", weights_only=True)
+    training.lighten(tmp_path / "here" / "toy.pt", tmp_path / "there" / "toy.pt")
+    light = torch.load(tmp_path / "there" / "toy.pt", weights_only=True)
+    assert set(light) == {"module", "step"}
+    assert light["step"] == full["step"] == 20
+    for name, weights in light["module"].items():
+        assert torch.equal(weights, full["module"][name].half())
+    rates = []
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "rate", lambda step, *_: rates.append(step) or 1.0)
+        end = toy(tmp_path / "there", 40)
+    assert sorted(set(rates)) == list(range(20, 40))
+    straight = toy(tmp_path / "straight", 40)
+    inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(99))
+    wanted = inputs.sum(1)
+    errors = [(net(inputs)[:, 0] - wanted).square().mean() for net in (end, straight)]
+    assert errors[0] < 1.5 * errors[1] + 0.5
 
 
 def test_a_finished_training_is_not_trained_again(tmp_path):
@@ -56,9 +82,9 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_checkpoint(t
     toy(tmp_path, 10)
     before = (tmp_path / "toy.pt").read_bytes()
     net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
-    with pytest.raises(FloatingPointError, match="toy: the loss is nan at step 10"):
+    with pytest.raises(FloatingPointError, match="toy: the loss is nan by step 19"):
         training.fit(
-            "toy", net, lambda step: net[0].weight.sum() * torch.nan, tmp_path,
+            "toy", net, lambda step: step, lambda _: net[0].weight.sum() * torch.nan, tmp_path,
             steps=20, peak=1e-2, average=0.9,
         )  # fmt: skip
     assert (tmp_path / "toy.pt").read_bytes() == before
@@ -84,6 +110,40 @@ def test_images_are_trained_on_against_texts_that_stay_as_they_are(tmp_path):
     assert all(
         name.startswith(("vision_model", "visual_projection", "logit_scale")) for name in changed
     )
+
+
+def test_convolutions_as_products_are_convolutions_within_bfloat16():
+    draw = torch.Generator().manual_seed(0)
+    layer = nn.Conv2d(24, 40, 3, padding=1)
+    images = torch.randn(3, 24, 8, 8, generator=draw, requires_grad=True)
+    pull = torch.randn(3, 40, 8, 8, generator=draw)
+
+    def all_of():
+        layer.zero_grad()
+        images.grad = None
+        out = layer(images)
+        out.backward(pull.to(out.dtype))
+        grads = (images.grad, layer.weight.grad, layer.bias.grad)
+        return [part.detach().float().clone() for part in (out, *grads)]
+
+    straight = all_of()
+    with products.as_products(layer):
+        found = all_of()
+    for mine, theirs in zip(found, straight, strict=True):
+        assert (mine - theirs).abs().max() < 0.01 * theirs.abs().max()
+        assert not torch.equal(mine, theirs)
+    for mine, theirs in zip(all_of(), straight, strict=True):
+        assert torch.equal(mine, theirs)  # afterwards it is torch's own again
+
+
+def test_only_texts_that_come_again_are_kept():
+    asked = []
+    embed = text.Remembered(
+        lambda texts: asked.extend(texts) or torch.tensor([[len(t)] for t in texts]), {"a", "bb"}
+    )
+    assert embed(["bb", "once", "a", "bb"]).tolist() == [[2], [4], [1], [2]]
+    assert embed(["a", "once"]).tolist() == [[1], [4]]
+    assert sorted(asked) == ["a", "bb", "once", "once"]
 
 
 def test_captions_that_promise_the_same_are_no_negatives():
