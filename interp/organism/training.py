@@ -93,12 +93,17 @@ def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
+def workers() -> int:
+    """Processes that draw batches ahead: beside a GPU all cores but two, and else none."""
+    return max(1, (os.cpu_count() or 1) - 2) if device().type == "cuda" else 0
+
+
 def batches(batch_at: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
-    """The batches of these steps, in order: drawn ahead by other processes beside a GPU."""
-    workers = max(1, (os.cpu_count() or 1) - 2) if device().type == "cuda" else 0
+    """The batches of these steps, in order."""
+    count = workers()
     loader = DataLoader(
-        Drawn(batch_at), batch_size=None, sampler=steps, num_workers=workers,
-        prefetch_factor=4 if workers else None, collate_fn=_as_it_is,
+        Drawn(batch_at), batch_size=None, sampler=steps, num_workers=count,
+        prefetch_factor=4 if count else None, collate_fn=_as_it_is,
     )  # fmt: skip
     return iter(loader)
 

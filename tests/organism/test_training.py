@@ -41,6 +41,20 @@ def test_a_training_killed_twice_ends_where_an_undisturbed_one_does(tmp_path, mo
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
 
 
+def test_batches_are_the_same_however_many_processes_draw_them(monkeypatch):
+    def batch_at(step):
+        return text.Pair(f"step {step}", np.full((2, 2), step), ("a",)), torch.tensor(step)
+
+    drawn = {}
+    for count in (0, 3):
+        monkeypatch.setattr(training, "workers", lambda count=count: count)
+        drawn[count] = list(training.batches(batch_at, range(5, 12)))
+    assert [int(number) for _, number in drawn[3]] == list(range(5, 12))
+    for (mine, _), (theirs, _) in zip(drawn[0], drawn[3], strict=True):
+        assert (mine.text, mine.promise) == (theirs.text, theirs.promise)
+        np.testing.assert_array_equal(mine.image, theirs.image)
+
+
 def test_a_lightened_checkpoint_goes_on_from_its_weights_with_a_new_warm_up(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_EVERY_S", 0)
     monkeypatch.setattr(training, "LOG_EVERY", 5)
