@@ -1,4 +1,4 @@
-"""Prompt files as users have them: CSV with any separator, JSON lines, or plain text.
+"""Prompt files as users have them: CSV with any separator, JSON lines, Parquet, or plain text.
 
 Published prompt lists disagree about the column (`prompt`, `Caption`, `text`), the separator and
 the spelling of everything else, and several of their prompts share one training image. This reader
@@ -6,9 +6,6 @@ accepts them all, keeps every other column, groups rows by image (intervals must
 not prompts), and lists each row that it could not read. It fetches nothing: a URL is a label.
 """
 
-import csv
-import io
-import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,10 +16,10 @@ import pandas as pd
 from PIL import Image
 
 from interp.errors import InterpError
+from interp.text.formats import Record, UnreadableRow, excerpt, missing, records
 
 TEXT_COLUMNS = ("prompt", "caption", "text")
 URL_COLUMNS = ("url", "urls")
-SEPARATORS = ",;\t|"
 
 
 @dataclass(frozen=True)
@@ -34,15 +31,6 @@ class PromptRow:
     group: str
     image: str | None = None
     columns: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class UnreadableRow:
-    """A row that gave no prompt: its line (counted from 1), why, and how it begins."""
-
-    line: int
-    why: str
-    excerpt: str
 
 
 @dataclass(frozen=True)
@@ -111,42 +99,35 @@ class PromptFile:
 
 
 def read_prompts(path: str | Path, column: str | None = None) -> PromptFile:
-    """Read the prompts of a CSV, JSON, JSON lines or text file.
+    """Read the prompts of a CSV, JSON, JSON lines, Parquet or text file.
 
     Example:
         >>> read_prompts("memorized.csv").texts
 
     Args:
-        path: `.txt` is one prompt a line. Anything else is JSON if it starts like JSON, and a CSV
-            whose separator is found from the header otherwise.
+        path: `.txt` is one prompt a line. Anything else is Parquet or JSON if it starts like it,
+            and otherwise a CSV whose separator is found from its header, which it must have. Text
+            is UTF-8, UTF-16 or UTF-32.
         column: the prompt column; by default `prompt`, `caption` or `text`, in any case.
 
     Rows are grouped by a column `group`, else by identical `url` or `urls`, else by identical
-    `image`; a row with none of them is its own group. Rows without a prompt are warned about and
-    kept in `unreadable`.
+    `image`; a row with none of them is its own group. None, NaN, `nan`, `null`, `N/A` and the like
+    are no values. Rows without a prompt are warned about and kept in `unreadable`.
 
     Raises:
-        InterpError: the file is missing, has no prompt column, or has no readable prompt.
+        InterpError: the file is missing, of another format, has no prompt column, or has no
+            readable prompt.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise InterpError(
             asked=f"Prompts from {str(path)!r} were asked for.",
             exists="There is no such file.",
-            todo="Give a CSV, JSON lines or text file.",
+            todo="Give a CSV, JSON lines, Parquet or text file.",
         )
-    # Bytes that are no UTF-8 become surrogates here, and their row unreadable below.
-    content = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    records: Iterator[tuple[int, dict[str, Any] | UnreadableRow]]
     if path.suffix.lower() == ".txt":
-        lines = enumerate(content.splitlines(), 1)
-        records = ((n, {"text": line}) for n, line in lines if line.strip())
         column = "text"
-    elif content.lstrip()[:1] in ("{", "[", '"') and path.suffix.lower() not in (".csv", ".tsv"):
-        records = _json_records(content)
-    else:
-        records = _csv_records(content)
-    rows, unreadable = _rows(list(records), path, column)
+    rows, unreadable = _rows(records(path), path, column)
     if unreadable:
         listed = "\n".join(f"  line {bad.line}: {bad.why}: {bad.excerpt}" for bad in unreadable)
         warnings.warn(f"{len(unreadable)} unreadable rows in {path}:\n{listed}", stacklevel=2)
@@ -159,59 +140,11 @@ def read_prompts(path: str | Path, column: str | None = None) -> PromptFile:
     return PromptFile(path, tuple(rows), tuple(unreadable))
 
 
-def _csv_records(content: str) -> Iterator[tuple[int, dict[str, Any] | UnreadableRow]]:
-    header_line = content.partition("\n")[0]
-    separator = max(SEPARATORS, key=lambda s: len(next(csv.reader([header_line], delimiter=s), [])))
-    if separator not in header_line:
-        # One column: commas in it are text. The unit separator stands for "never splits".
-        separator = "\x1f"
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator)
-    header = [name.strip() for name in next(reader, [])]
-    while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            yield line, UnreadableRow(line, str(error), "")
-            continue
-        if fields is None:
-            return
-        if not fields:
-            continue
-        if len(fields) != len(header):
-            why = f"{len(fields)} fields where the header has {len(header)}"
-            if reader.line_num > line:
-                why += f" (lines {line} to {reader.line_num}: an unclosed quote?)"
-            yield line, UnreadableRow(line, why, _excerpt(separator.join(fields)))
-        else:
-            yield line, dict(zip(header, fields, strict=True))
-
-
-def _json_records(content: str) -> Iterator[tuple[int, dict[str, Any] | UnreadableRow]]:
-    try:
-        whole = json.loads(content)
-        items = list(enumerate(whole if isinstance(whole, list) else [whole], 1))
-    except json.JSONDecodeError:
-        items = []
-        for line, text in enumerate(content.splitlines(), 1):
-            try:
-                items += [(line, json.loads(text))] if text.strip() else []
-            except json.JSONDecodeError as error:
-                yield line, UnreadableRow(line, f"not JSON ({error.msg})", _excerpt(text))
-    for line, item in items:
-        if isinstance(item, str):
-            yield line, {"text": item}
-        elif isinstance(item, dict):
-            yield line, item
-        else:
-            yield line, UnreadableRow(line, "neither an object nor a string", _excerpt(str(item)))
-
-
 def _rows(
-    records: list[tuple[int, dict[str, Any] | UnreadableRow]], path: Path, column: str | None
+    found: list[Record], path: Path, column: str | None
 ) -> tuple[list[PromptRow], list[UnreadableRow]]:
     rows, unreadable = [], []
-    for line, record in sorted(records, key=lambda pair: pair[0]):
+    for line, record in sorted(found, key=lambda pair: pair[0]):
         if isinstance(record, UnreadableRow):
             unreadable.append(record)
             continue
@@ -222,13 +155,14 @@ def _rows(
             raise InterpError(
                 asked=f"A column {' or '.join(wanted)} was looked for in {path.name}, line {line}.",
                 exists=f"Its columns are {', '.join(repr(column) for column in record)}.",
-                todo="Name the column of prompts: read_prompts(path, column=...).",
+                todo="Name the column of prompts: read_prompts(path, column=...). Where the first "
+                "line is a prompt already, write a header above it, or save the list as .txt.",
             )
         text = record[name]
-        if not isinstance(text, str) or not text.strip():
-            unreadable.append(UnreadableRow(line, "no prompt", _excerpt(str(record))))
+        if not isinstance(text, str) or missing(text):
+            unreadable.append(UnreadableRow(line, "no prompt", excerpt(str(record))))
         elif any("\udc80" <= letter <= "\udcff" for letter in text):
-            unreadable.append(UnreadableRow(line, "not UTF-8", _excerpt(text)))
+            unreadable.append(UnreadableRow(line, "not UTF-8", excerpt(text)))
         else:
             rest = {key: value for key, value in record.items() if key and key != name}
             image = _first(record, by_name, ("image",))
@@ -239,8 +173,4 @@ def _rows(
 
 def _first(record: dict[str, Any], by_name: dict[str, str], names: tuple[str, ...]) -> str | None:
     values = (record[by_name[name]] for name in names if name in by_name)
-    return next((str(value) for value in values if value not in (None, "", [])), None)
-
-
-def _excerpt(text: str) -> str:
-    return repr(text.encode("utf-8", "replace").decode()[:60])
+    return next((str(value) for value in values if not missing(value)), None)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -115,3 +116,89 @@ def test_training_images_beside_the_file_are_opened_and_others_are_none(tmp_path
     goat, *others = read_prompts(path).pictures()
     assert goat.getpixel((3, 1)) == (9, 8, 7)
     assert others == [None, None, None]
+
+
+MISSING = ["", "nan", "NaN", "None", "null", "N/A", "n/a", "NA", "<NA>", "  "]
+
+
+@pytest.mark.parametrize("spelling", MISSING)
+def test_every_spelling_of_missing_is_missing(tmp_path, spelling):
+    rows = [{"caption": text, "url": spelling, "image": spelling} for text in "abc"]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    cells = "\n".join(f"{row['caption']},{spelling},{spelling}" for row in rows)
+    (tmp_path / "b.csv").write_text(f"caption,url,image\n{cells}\n")
+    for name in ("a.jsonl", "b.csv"):
+        file = read_prompts(tmp_path / name)
+        assert len(set(file.groups)) == 3, name
+        assert file.images == [None] * 3
+    (tmp_path / "c.csv").write_text(f'caption,url\n"{spelling}",u1\na,u2\n')
+    with pytest.warns(UserWarning, match="line 2: no prompt"):
+        assert read_prompts(tmp_path / "c.csv").texts == ["a"]
+
+
+def test_missing_values_of_json_and_parquet_are_missing(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"caption": "a", "url": NaN}\n' * 3)
+    (tmp_path / "b.jsonl").write_text('{"caption": "a", "url": [], "group": null}\n' * 3)
+    frame = pd.DataFrame({"caption": ["a"] * 3, "url": [None, float("nan"), pd.NA]})
+    frame["url"] = frame["url"].astype("string")
+    frame.to_parquet(tmp_path / "c.parquet")
+    pd.DataFrame({"caption": ["a"] * 3, "url": [float("nan")] * 3}).to_parquet(tmp_path / "d.pq")
+    for name in ("a.jsonl", "b.jsonl", "c.parquet", "d.pq"):
+        assert len(set(read_prompts(tmp_path / name).groups)) == 3, name
+
+
+SEPARATED = "a goat\u2028on a hill\x0bof\x1cgrass\x85and\u2029sky"
+
+
+def test_only_line_ends_end_lines(tmp_path):
+    texts = [SEPARATED, "a cow"]
+    lines = [json.dumps({"prompt": text}, ensure_ascii=False) for text in texts]
+    for number, end in enumerate(("\n", "\r\n", "\r")):
+        for name, content in {
+            "a.txt": texts, "b.jsonl": lines, "c.csv": ["prompt", *(f'"{t}"' for t in texts)],
+        }.items():  # fmt: skip
+            path = tmp_path / f"{number}{name}"
+            path.write_bytes(end.join(content).encode())
+            assert read_prompts(path).texts == texts, (name, end)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be",
+                                      "utf-32"])  # fmt: skip
+def test_encodings_are_recognised(tmp_path, encoding):
+    texts = ["zwölf Ziegen, ein Bock", "a goat on a hill", "山羊"]
+    (tmp_path / "a.txt").write_bytes("\n".join(texts).encode(encoding))
+    rows = ["prompt;url", *(f"{text};u" for text in texts)]
+    (tmp_path / "b.csv").write_bytes("\r\n".join(rows).encode(encoding))
+    for name in ("a.txt", "b.csv"):
+        assert read_prompts(tmp_path / name).texts == texts, name
+
+
+def test_parquet_keeps_columns_and_groups(tmp_path):
+    rows = {"Caption": ["a goat", "a cow", "a pig"], "URL": ["u", "u", None], "views": [3, 4, 5]}
+    pd.DataFrame(rows).to_parquet(tmp_path / "list.parquet")
+    file = read_prompts(tmp_path / "list.parquet")
+    assert file.texts == rows["Caption"]
+    assert file.groups == ["u", "u", "line 3"]
+    assert [row.columns["views"] for row in file] == [3, 4, 5]
+    torn = tmp_path / "torn.parquet"
+    torn.write_bytes((tmp_path / "list.parquet").read_bytes()[:200])
+    with pytest.raises(InterpError, match="begins like Parquet"):
+        read_prompts(torn)
+
+
+def test_a_header_written_twice_is_no_prompt(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,url\na goat,u1\nprompt,url\na cow,u2\n")
+    assert read_prompts(tmp_path / "a.csv").texts == ["a goat", "a cow"]
+
+
+def test_a_csv_without_a_header_says_so(tmp_path):
+    (tmp_path / "a.csv").write_text("a goat,https://a\na cow,https://b\n")
+    with pytest.raises(InterpError, match="write a header above it"):
+        read_prompts(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x1f\x8b"])
+def test_other_formats_are_named(tmp_path, start):
+    (tmp_path / "a.csv").write_bytes(start + b"\0" * 100)
+    with pytest.raises(InterpError, match="zip archive|gzip"):
+        read_prompts(tmp_path / "a.csv")
