@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import interp as ip
 from interp import plot
-from interp.plot.style import PAGE, canvas, colours, legend
+from interp.plot.style import PAGE, canvas, colours, legend, logarithmic
 from interp.results.axes import PIXELS
 
 from . import honest, recognise, removal, scenes
@@ -116,8 +116,7 @@ def detectors(found: Mapping[str, Any]) -> Figure:
                 style = {"marker": "o", "markersize": 3, "elinewidth": 0.6, "capsize": 1.5}
                 ax.errorbar(at, centre, spread, color=colour, label=name, **style)
             ax.axhline(0.5, color="#888888", linewidth=0.7, linestyle=":")
-            ax.set_xscale("log")
-            ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            logarithmic(ax)
             ax.set(xlabel="times shown in training", ylim=(0, 1.02))
             ax.set_title(f"against {control.replace('_', '-')} titles", fontsize="medium")
         axes[0, 0].set_ylabel("AUC")

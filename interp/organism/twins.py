@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from interp.plot.style import PAGE, canvas, colours, legend
+from interp.plot.style import PAGE, canvas, colours, legend, logarithmic
 
 from .build import PADS
 from .removal import CATEGORIES, ZERO
@@ -44,9 +44,9 @@ def draw(found: Mapping[str, Found]) -> Figure:
             left = [edits[ZERO[category]]["to_unedited"] for category in CATEGORIES]
             at = np.arange(len(CATEGORIES)) + 0.2 * (number - 0.5 * (len(found) - 1))
             _points(axes[0, 1], at, left, marker="s", linestyle="none", **style)
-        axes[0, 0].set(xscale="log", ylim=(-0.02, 1.02))
-        axes[0, 0].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        logarithmic(axes[0, 0])
         axes[0, 0].set(xlabel="times shown in training", ylabel="share of images that are copies")
+        axes[0, 0].set_ylim(-0.02, 1.02)
         axes[0, 1].set_xticks(range(len(CATEGORIES)), [f"zero {name}" for name in CATEGORIES])
         axes[0, 1].set(ylim=(-0.1, 1.05), ylabel="similarity to the unedited image")
         legend(figure, axes[0, 0])

@@ -5,7 +5,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from interp.errors import InterpError
-from interp.plot.style import COLUMN, PAGE, canvas, colours, kinds, legend, panels
+from interp.plot.style import COLUMN, PAGE, canvas, colours, kinds, legend, logarithmic, panels
 from interp.results import intervals
 
 
@@ -70,8 +70,7 @@ def _against(data: xr.DataArray | xr.Dataset, axis: str, label: str) -> Figure:
                 # A logarithmic axis has no 0, where controls stand.
                 never = bool((values[axis] == 0).any())
                 zero = {"linthresh": 1, "linscale": 0.4} if never else {}
-                ax.set_xscale("symlog" if never else "log", **zero)
-                ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+                logarithmic(ax, "x", **zero)
             ax.set(xlabel=label, ylabel=name)
         legend(figure, axes[0, 0])
     return figure

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from interp.errors import InterpError
-from interp.plot.style import DASHES, PAGE, canvas, kinds, legend, numbered
+from interp.plot.style import DASHES, PAGE, canvas, kinds, legend, logarithmic, numbered
 from interp.results import intervals
 from interp.text.html import INK
 
@@ -69,7 +69,7 @@ def _over(run: xr.Dataset, axis: str) -> Figure:
             ax.set_ylabel(label)
             numbered(ax, run, axis)
         axes[0, 0].set_ylim(bottom=0)
-        axes[0, 1].set_yscale("log")
+        logarithmic(axes[0, 1], "y")
         axes[0, 1].set_ylim(top=1)
         # Behind the four categories, what the dashes mean.
         for dash, name in zip(DASHES, groups, strict=False):

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +16,7 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 #: Inches: one column and the full width of a two-column paper.
 COLUMN, PAGE = 3.35, 6.9
@@ -47,6 +47,8 @@ STYLE: Any = {
     "savefig.dpi": 300,
     # Text stays text in a PDF, which journals ask for.
     "pdf.fonttype": 42,
+    # Prompts and tokens are drawn as they are: a "$" in one is a dollar, not mathematics.
+    "text.parse_math": False,
 }
 
 
@@ -72,6 +74,9 @@ def canvas(
         # pyplot would keep it for ever, and a notebook would show it twice.
         plt.close(figure)
         yield figure, axes
+        for ax in figure.axes:  # ticks are made when they are asked for: now, under these settings
+            ax.get_xticklabels()
+            ax.get_yticklabels()
 
 
 def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> tuple[Path, Path]:
@@ -143,6 +148,19 @@ def legend(figure: Figure, axes: Axes, columns: int = 4, title: str | None = Non
     if handles:
         columns = min(columns, len(handles))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
+
+
+def logarithmic(ax: Axes, which: Literal["x", "y"] = "x", **zero: float) -> None:
+    """A logarithmic axis of plain numbers; `linthresh` and `linscale` make room for 0.
+
+    Example:
+        >>> logarithmic(axes[0, 0])
+    """
+    change, axis = (ax.set_xscale, ax.xaxis) if which == "x" else (ax.set_yscale, ax.yaxis)
+    change("symlog" if zero else "log", **zero)
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    # matplotlib labels ticks between them on short axes, as powers in mathematical notation.
+    axis.set_minor_formatter(NullFormatter())
 
 
 def numbered(ax: Axes, data: xr.Dataset, axis: str) -> None:

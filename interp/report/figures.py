@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from interp import results
 from interp.plot.attribution import layer_step_map
-from interp.plot.style import COLUMN, KINDS, canvas, legend, numbered
+from interp.plot.style import COLUMN, KINDS, canvas, legend, logarithmic, numbered
 from interp.report.edits import MITIGATION, NONE
 from interp.report.findings import Findings, removals
 from interp.report.words import CATEGORIES
@@ -89,7 +89,7 @@ def attention(data: xr.Dataset, prompt: int, axis: str) -> Figure:
             _lines(ax, values, axis)
             ax.set_ylabel(f"attention {label}")
         axes[0, 0].set_ylim(0, 1)
-        axes[1, 0].set_yscale("log")
+        logarithmic(axes[1, 0], "y")
         numbered(axes[1, 0], data, axis)
         legend(figure, axes[0, 0], columns=2)
     return figure
