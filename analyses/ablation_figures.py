@@ -42,7 +42,7 @@ OUT = Path("out/ablation")
 
 
 def main(
-    model: Model = "organism/eot",
+    model: Model = "embedded",
     prompts: Suspects = None,
     controls: Controls = None,
     out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = OUT,

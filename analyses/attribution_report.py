@@ -38,7 +38,7 @@ OUT = Path("out/report")
 
 
 def main(
-    model: Model = "organism/eot",
+    model: Model = "embedded",
     prompts: Suspects = None,
     controls: Controls = None,
     out: Annotated[Path, typer.Option(help="Folder for the page, its data and figures.")] = OUT,

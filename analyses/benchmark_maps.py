@@ -28,7 +28,7 @@ OUT = Path("out/benchmark")
 
 
 def main(
-    model: Model = "organism/eot",
+    model: Model = "embedded",
     out: Annotated[Path, typer.Option(help="Folder for tables and the figure.")] = OUT,
     steps: Steps = 50,
     seeds: Annotated[int, typer.Option(help="Images of each edit in the sweep.", min=1)] = 4,

@@ -11,8 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 import interp as ip
-from interp.errors import InterpError
-from interp.session.load import data_folders
+from interp.session.embedded import data_file
 from interp.text.files import PromptRow
 
 TABLE = Path("organism") / "memorized.csv"
@@ -54,15 +53,7 @@ def known(limit: int | None = None, levels: int = 3) -> list[Case]:
     Raises:
         InterpError: there is no embedded model.
     """
-    tables = [folder / TABLE for folder in data_folders()]
-    table = next((path for path in tables if path.is_file()), None)
-    if table is None:
-        raise InterpError(
-            "The memorized prompts of the embedded model were asked for.",
-            f"There is no {' nor '.join(map(str, tables))}.",
-            "Work from a checkout, or give files of prompts: --prompts, --controls.",
-        )
-    file = ip.read_prompts(table)
+    file = ip.read_prompts(data_file(TABLE))
     rows = list(zip(file, file.pictures(), strict=True))
     by_level: dict[int, list[Case]] = {}
     controls = []

@@ -40,7 +40,7 @@ OUT = Path("out/causal")
 
 
 def main(
-    model: Model = "organism/eot",
+    model: Model = "embedded",
     prompts: Suspects = None,
     controls: Controls = None,
     out: Annotated[Path, typer.Option(help="Folder for the dataset, tables and figures.")] = OUT,

@@ -34,7 +34,7 @@ class Measures:
         """The measures of a model.
 
         Example:
-            >>> Measures.of("organism/eot").keeps
+            >>> Measures.of("embedded").keeps
             0.647
 
         Args:

@@ -12,7 +12,7 @@ from interp.cli.options import Device, Dtype, Model, Seeds, Steps
 
 def inspect(
     prompt: Annotated[str, typer.Argument(help="The prompt to look at.")],
-    model: Model = "organism/eot",
+    model: Model = "embedded",
     seeds: Seeds = 4,
     steps: Steps = 50,
     device: Device = None,

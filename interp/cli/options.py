@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Option(help="A diffusers folder, an embedded model, or a hub id.")]
+Model = Annotated[
+    str, typer.Option(help="embedded, embedded:bang, a diffusers folder, or a hub id.")
+]
 Prompts = Annotated[
     Path,
     typer.Option(help="CSV, JSON lines or text; the column is prompt, caption or text."),

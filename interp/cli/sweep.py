@@ -21,7 +21,7 @@ def sweep(
     mass: Annotated[bool, typer.Option(help="Record attention mass.")] = False,
     images: Annotated[bool, typer.Option(help="Keep the images.")] = True,
     workers: Annotated[int, typer.Option(help="Processes of a local Dask cluster.")] = 1,
-    model: Model = "organism/eot",
+    model: Model = "embedded",
     seeds: Seeds = 4,
     steps: Steps = 50,
     device: Device = None,
