@@ -19,9 +19,9 @@ import torch
 import typer
 
 import interp as ip
-from analyses.cases import known
 from interp import attribute, plot
 from interp.cli.options import Model, Steps
+from interp.report.cases import known
 
 PATCHED = ("prompt", "eot", "pad")
 OUT = Path("out/benchmark")

@@ -35,3 +35,13 @@ Store = Annotated[
         "`interp ablate` and `interp report --full` can share one."
     ),
 ]
+Workers = Annotated[
+    int, typer.Option(help="Processes that share the work, on a local Dask cluster.", min=1)
+]
+Calibrated = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        help="A file of `interp calibrate`; by default the one in the model's folder.",
+    ),
+]

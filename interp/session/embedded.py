@@ -64,9 +64,7 @@ def embedded() -> list[str]:
         ['embedded']
     """
     found = {
-        path.parent.name
-        for root in data_folders()
-        for path in (root / FOLDER).glob(f"*/{INDEX}")
+        path.parent.name for root in data_folders() for path in (root / FOLDER).glob(f"*/{INDEX}")
     }
     names = [NAME] if PLAIN in found else []
     return names + sorted(f"{NAME}:{twin}" for twin in found - {PLAIN})

@@ -9,8 +9,8 @@ import pytest
 from diffusers import StableDiffusionPipeline
 
 import interp as ip
-from analyses.cases import known
-from analyses.measures import Measures
+from interp.report.cases import known
+from interp.report.measures import Measures
 
 DATA = Path(__file__).parents[2] / "data" / "organism"
 MEGABYTES = 60

@@ -9,13 +9,12 @@ import pytest
 import xarray as xr
 
 import interp as ip
-from analyses import attribution_report
-from analyses.cases import Case
 from interp import detect, report, results
 from interp.attribute.values import similarity
 from interp.cli import main
 from interp.report import figures
 from interp.report.assess import assess
+from interp.report.cases import Case
 from interp.report.edits import MITIGATION, PLAYERS
 from interp.report.findings import find
 from interp.report.page import number
@@ -331,7 +330,7 @@ def test_drawn_again_from_the_dataset_without_a_model(tmp_path, monkeypatch, cap
     def no_model(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(attribution_report.ip, "load", no_model)
+    monkeypatch.setattr(ip, "load", no_model)
     command("report", "--from", str(tmp_path / "one" / "report.nc"), "--out", str(tmp_path / "two"))
     one, two = ((tmp_path / name / "report.html").read_bytes() for name in ("one", "two"))
     assert one == two
