@@ -13,7 +13,8 @@ detectors above their levels, and the share is a half or more at most twice as o
 however much the detectors have in common: in 2.5 % of cases with 240 controls, in 15 % with 12. How
 often it happens among the controls themselves, each judged by the others, stands in the file. The
 rule is about controls: how many memorized prompts it finds depends on the model, and is counted
-where some are known.
+where some are known. A rule that takes most of those for *not memorized* clears nobody: it says
+*unclear* instead.
 """
 
 from __future__ import annotations
@@ -181,6 +182,11 @@ class Calibration:
             f"of {self.controls} controls may exceed, and {int((row > loose).sum())} above that of "
             f"{self.loose_fpr:.0%}; half of them decide."
         )
+        if answer == CLEAN and self.of_memorized and self.of_memorized[CLEAN] > MAJORITY:
+            missed = f"{self.of_memorized[CLEAN]:.0%} of the prompts known to be memorized"
+            return Verdict(
+                UNCLEAR, f"{reason} But {missed} are not above either: they clear nobody."
+            )
         return Verdict(answer, reason)
 
     def reliability(self) -> str:

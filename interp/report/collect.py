@@ -152,7 +152,8 @@ def observe(
         unedited(session, case, seeds, metrics)
         for case in tqdm(cases, unit="prompt", disable=None)
     ]
-    return xr.concat(parts, "prompt").assign_coords(
+    # Also coordinates on which all prompts agree, as one prompt does with itself.
+    return xr.concat(parts, "prompt", coords="all").assign_coords(
         prompt=range(len(cases)),
         kind=("prompt", [case.kind for case in cases]),
         group=("prompt", [case.group for case in cases]),

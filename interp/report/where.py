@@ -38,7 +38,8 @@ def changes(session: Session, data: xr.Dataset) -> xr.DataArray:
     sizes = [len(axis) for axis in shape.values()]
     found = xr.DataArray(np.full(sizes, np.nan), shape, tuple(shape))
     memorized = np.flatnonzero(data.verdict.values == MEMORIZED)
-    log.info("where %d memorized prompts are read, layer by layer and step by step", len(memorized))
+    if memorized.size:
+        log.info("where and when %d memorized prompts act", len(memorized))
     for prompt in tqdm(memorized, unit="prompt", disable=None):
         encoded = session.encode(str(data.text.values[prompt]))
         patches = {name: zero(name) for name in PLAYERS if encoded.counts[name]}

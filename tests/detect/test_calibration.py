@@ -1,6 +1,7 @@
 """Calibrations: levels are those of the controls, and hold on one model under one setting only."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import xarray as xr
 
 import interp as ip
 from interp import detect
-from interp.detect.calibration import CLEAN, MEMORIZED, UNCLEAR, Calibration
+from interp.detect.calibration import CLEAN, FILE, MEMORIZED, UNCLEAR, Calibration
+from interp.session.embedded import data_folders, embedded_folder
 from tests.pipelines import pipeline
 
 CONTROLS = ["a goat", "a cow in a field", "a pig", "the red horse"]
@@ -43,7 +45,8 @@ def test_levels_are_those_of_the_controls(sd, made):
     assert made.controls == 4
     assert sum(made.of_controls.values()) == pytest.approx(1)
     known = detect.scan(sd, ["a cat", "a dog"], range(2))
-    answers = [made.verdict(known.isel(prompt=[n])).answer for n in range(2)]
+    rule = replace(made, of_memorized=None)
+    answers = [rule.verdict(known.isel(prompt=[n])).answer for n in range(2)]
     assert made.of_memorized == {
         name: answers.count(name) / 2 for name in (MEMORIZED, UNCLEAR, CLEAN)
     }
@@ -60,8 +63,10 @@ def test_half_of_the_detectors_decide(made, above, above_loose, answer):
     values = np.where(
         place < above, level + 1, np.where(place < above_loose, (level + loose) / 2, loose - 1)
     )
-    verdict = made.verdict(scores(values))
+    verdict = replace(made, of_memorized=None).verdict(scores(values))
     assert verdict.answer == answer
+    blind = replace(made, of_memorized={MEMORIZED: 0.3, UNCLEAR: 0.1, CLEAN: 0.6})
+    assert blind.verdict(scores(values)).answer == (UNCLEAR if answer == CLEAN else answer)
     assert f"{above} of 6 detectors" in verdict.reason
     assert f"{above_loose} above that of 30%" in verdict.reason
 
@@ -106,3 +111,13 @@ def test_too_few_steps_are_refused_before_anything_runs(sd):
             detect.ready(ip.Session(sd.pipe, steps=steps, guidance=guidance))
     with pytest.raises(ip.InterpError, match="takes two controls"):
         Calibration.of(sd, ["a goat"])
+
+
+@pytest.mark.skipif(
+    not (data_folders()[-1] / "organism" / "evaluation.json").is_file(),
+    reason="the model in data/organism is half trained",
+)
+def test_the_embedded_models_own_fits_it():
+    shipped = Calibration.open(embedded_folder("embedded") / FILE)
+    # Else the model was made again: `interp calibrate` makes its levels again.
+    assert shipped.differences(ip.load(steps=25), seeds=4) == []
