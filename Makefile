@@ -6,15 +6,17 @@ VENV   ?= .venv
 # can be reached; TORCH_INDEX= (empty) skips it, and another address takes another build.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?= -n auto
+# Processes that draw the report's images.
+WORKERS ?= 2
 
 BIN       = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: report test notebooks lint clean
+.PHONY: report test check notebooks lint clean
 
 report: $(INSTALLED)
-	$(BIN)/interp ablate --steps 25 --out out/ablation --store out/edits.zarr
-	$(BIN)/interp report --full --out out/report --store out/edits.zarr
+	$(BIN)/interp report --full --ablation out/ablation --out out/report --store out/edits.zarr \
+	    --workers $(WORKERS)
 	@echo "Tables and figures: out/ablation. For people: out/report/report.html"
 
 notebooks: $(INSTALLED)
@@ -22,6 +24,11 @@ notebooks: $(INSTALLED)
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# For every change: no training, sweeps, browsers, notebooks or wheels, which `make test` has.
+check: lint
+	@$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow" --ignore tests/organism \
+	    --ignore tests/sweep --ignore tests/analyses --ignore tests/test_notebooks.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache

@@ -19,16 +19,16 @@ import torch
 import typer
 
 import interp as ip
-from analyses.cases import known
 from interp import attribute, plot
 from interp.cli.options import Model, Steps
+from interp.report.cases import known
 
 PATCHED = ("prompt", "eot", "pad")
 OUT = Path("out/benchmark")
 
 
 def main(
-    model: Model = "organism/eot",
+    model: Model = "embedded",
     out: Annotated[Path, typer.Option(help="Folder for tables and the figure.")] = OUT,
     steps: Steps = 50,
     seeds: Annotated[int, typer.Option(help="Images of each edit in the sweep.", min=1)] = 4,

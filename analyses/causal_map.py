@@ -16,8 +16,6 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import interp as ip
-from analyses.cases import Case, chosen
-from analyses.measures import Measures
 from interp import attribute, plot, results
 from interp.cli.options import (
     Controls,
@@ -30,6 +28,8 @@ from interp.cli.options import (
     Steps,
     Suspects,
 )
+from interp.report.cases import Case, chosen
+from interp.report.measures import Measures
 from interp.results import intervals
 
 PATCHED = ("prompt", "eot", "pad")
@@ -40,7 +40,7 @@ OUT = Path("out/causal")
 
 
 def main(
-    model: Model = "organism/eot",
+    model: Model = "embedded",
     prompts: Suspects = None,
     controls: Controls = None,
     out: Annotated[Path, typer.Option(help="Folder for the dataset, tables and figures.")] = OUT,

@@ -8,10 +8,9 @@ import json
 from typing import Any
 
 from interp import mitigations as field
-from interp.errors import InterpError
 from interp.patch import Patch, copy, zero
 from interp.session import Rewrite
-from interp.session.load import data_folders
+from interp.session.embedded import data_file
 
 RESULTS = "paper_results.json"
 
@@ -67,16 +66,9 @@ def results() -> dict[str, Any]:
         0.07
 
     Raises:
-        InterpError: the data folder of the checkout is not there.
+        InterpError: the file is in none of the data folders.
     """
-    for folder in data_folders():
-        if (folder / RESULTS).is_file():
-            return json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    raise InterpError(
-        f"The paper's figures ({RESULTS}) were asked for.",
-        f"It is in none of {', '.join(str(folder) for folder in data_folders())}.",
-        "Work from a checkout, or set INTERP_DATA to its data folder.",
-    )
+    return json.loads(data_file(RESULTS).read_text(encoding="utf-8"))
 
 
 def published(measure: str = "sscd") -> dict[str, float | None]:

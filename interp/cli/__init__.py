@@ -6,14 +6,11 @@ from.
 
 import sys
 
-from rich.console import Console
-
 from interp.errors import InterpError
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit with 1 and one line where something that was asked cannot be."""
-    # Imported here, because analyses take their options from this folder, and are commands.
     from interp.cli.app import app
 
     given = sys.argv[1:] if arguments is None else arguments
@@ -22,5 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     except InterpError as error:
         if "--debug" in given:
             raise
+        from rich.console import Console
+
         Console(stderr=True).print(f"interp: {error}", markup=False, soft_wrap=True)
         raise SystemExit(1) from None

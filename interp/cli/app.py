@@ -1,15 +1,51 @@
-"""All commands of `interp`, in the order in which its help lists them."""
+"""All commands of `interp`, in the order in which its help lists them.
 
-from typing import Annotated
+A command's file, `interp/cli/NAME.py`, is imported when it is run: help waits for no torch.
+"""
+
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from interp.cli.edits import edits
-from interp.cli.inspect import inspect
-from interp.cli.mitigate import mitigate
-from interp.cli.sweep import sweep
+#: What help says of each: the first sentence of its docstring.
+COMMANDS = {
+    "inspect": "A prompt's tokens, its attention, every detector's score, and the answer.",
+    "mitigate": "A prompt's images without and with a mitigation, side by side in one picture.",
+    "edits": "The edits that have a name, and what they do.",
+    "sweep": "Prompts x seeds x edits into a store that opens with plain xarray.",
+    "calibrate": "The detectors' levels on prompts that are not memorized, for `inspect`.",
+    "ablate": "Every intervention and mitigation on memorized prompts, as tables and figures.",
+    "report": "One HTML page: how many prompts are memorized, what drives it, what removes it.",
+    "organism": "Build the embedded model, or its twin, and measure it.",
+}
+
+
+class _Lazy(TyperGroup):
+    """Knows its commands by name, and imports the one that is run."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, known, rest = super().resolve_command(ctx, args)
+        return name, known and command(str(name)), rest
+
+
+def command(name: str) -> Any:
+    """The command of that name, imported.
+
+    Example:
+        >>> command("inspect").help
+    """
+    found = getattr(import_module(f"interp.cli.{name}"), name)
+    if not isinstance(found, typer.Typer):
+        alone = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+        alone.command(name)(found)
+        found = alone
+    return typer.main.get_command(found)
+
 
 app = typer.Typer(
+    cls=_Lazy,
     no_args_is_help=True,
     help="Why does Stable Diffusion reproduce this image? Look, detect, patch, mitigate, measure.",
     pretty_exceptions_enable=False,
@@ -23,21 +59,9 @@ def settings(
     """Read by `interp.cli.main`, which sees the arguments before typer does."""
 
 
-for command in (inspect, mitigate, edits, sweep):
-    app.command()(command)
+def _listed() -> None:
+    """Stands in the list for a command that was not imported."""
 
 
-def _add_checkout_commands() -> None:
-    """Commands that live in a checkout: the analyses and the embedded model's build."""
-    from interp.organism import command as organism
-
-    app.add_typer(organism.app, name="organism", help=organism.__doc__)
-    try:
-        from analyses import ablation_figures, attribution_report
-    except ModuleNotFoundError:
-        return  # installed without a checkout
-    app.command("ablate")(ablation_figures.main)
-    app.command("report")(attribution_report.main)
-
-
-_add_checkout_commands()
+for name, said in COMMANDS.items():
+    app.command(name, help=said)(_listed)

@@ -1,4 +1,4 @@
-"""`interp inspect`: look at one prompt."""
+"""`interp inspect`: look at one prompt, and say whether it is memorized."""
 
 from typing import Annotated
 
@@ -7,19 +7,28 @@ from rich.console import Console
 from rich.table import Table
 
 import interp as ip
-from interp.cli.options import Device, Dtype, Model, Seeds, Steps
+from interp.cli.levels import levels
+from interp.cli.options import Calibrated, Device, Dtype, Model, Seeds, Steps
 
 
 def inspect(
     prompt: Annotated[str, typer.Argument(help="The prompt to look at.")],
-    model: Model = "organism/eot",
+    model: Model = "embedded",
     seeds: Seeds = 4,
-    steps: Steps = 50,
+    steps: Steps = 25,
+    calibration: Calibrated = None,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """A prompt's tokens, the attention that each category gets, and every detector's score."""
+    """A prompt's tokens, its attention, every detector's score, and the answer.
+
+    The answer is memorized where at least half of the detectors are above the level that 1 % of
+    ordinary prompts may exceed, not memorized where fewer than half are above that of 10 %, and
+    unclear in between.
+    """
     sd = ip.load(model, dtype, device, steps=steps)
+    ip.detect.ready(sd)
+    calibrated, missing = levels(sd, model, calibration, seeds)
     encoded = sd.encode(prompt)
     trace = sd.trace(encoded, range(seeds), record=(ip.mass, *ip.detect.recorders(sd.pipe)))
     mass = trace.mass.mean([dim for dim in trace.mass.dims if dim != "category"])
@@ -35,8 +44,21 @@ def inspect(
         tokens.add_row(name, str(len(words)), f"{share:.3f}", each, said)
     console.print(tokens)
 
-    scores = Table("detector", "mean", "over seeds", title="the larger, the more memorized")
-    for detector, score in ip.detect.scores(trace).data_vars.items():
+    found = ip.detect.scores(trace)
+    rates = (calibrated.fpr, calibrated.loose_fpr) if calibrated else ()
+    limits = [f"level of {rate:.0%}" for rate in rates]
+    title = "the larger, the more memorized"
+    scores = Table("detector", "mean", "over seeds", *limits, title=title)
+    for detector, score in found.data_vars.items():
         spread = f"{float(score.min()):.4g} to {float(score.max()):.4g}"
-        scores.add_row(str(detector), f"{float(score.mean()):.4g}", spread)
+        both = (calibrated.level, calibrated.loose_level) if calibrated else ()
+        reached = [f"{level[str(detector)]:.4g}" for level in both]
+        scores.add_row(str(detector), f"{float(score.mean()):.4g}", spread, *reached)
     console.print(scores)
+
+    if calibrated is None:
+        console.print(f"No answer. {missing}", markup=False)
+        return
+    verdict = calibrated.verdict(found)
+    console.print(f"{verdict.answer}: {verdict.reason}", markup=False)
+    console.print(calibrated.reliability(), markup=False)

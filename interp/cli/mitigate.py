@@ -14,7 +14,7 @@ def mitigate(
     prompt: Annotated[str, typer.Argument(help="The prompt to draw.")],
     edit: Annotated[str, typer.Option(help=HELP)] = "repad '!' and zero eot",
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("out/mitigate.png"),
-    model: Model = "organism/eot",
+    model: Model = "embedded",
     seeds: Seeds = 4,
     steps: Steps = 50,
     device: Device = None,

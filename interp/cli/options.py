@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Option(help="A diffusers folder, an embedded model, or a hub id.")]
+Model = Annotated[
+    str, typer.Option(help="embedded, embedded:bang, a diffusers folder, or a hub id.")
+]
 Prompts = Annotated[
     Path,
     typer.Option(help="CSV, JSON lines or text; the column is prompt, caption or text."),
@@ -31,5 +33,15 @@ Store = Annotated[
     typer.Option(
         help="Zarr store of the edited images, in the output folder if none is given; "
         "`interp ablate` and `interp report --full` can share one."
+    ),
+]
+Workers = Annotated[
+    int, typer.Option(help="Processes that share the work, on a local Dask cluster.", min=1)
+]
+Calibrated = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        help="A file of `interp calibrate`; by default the one in the model's folder.",
     ),
 ]

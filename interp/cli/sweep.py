@@ -1,15 +1,26 @@
 """`interp sweep`: many prompts, seeds and edits into one store."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import interp as ip
 from interp.cli.edits import HELP, named
-from interp.cli.options import Clip, Descriptor, Device, Dtype, Model, Prompts, Seeds, Steps
+from interp.cli.options import (
+    Clip,
+    Descriptor,
+    Device,
+    Dtype,
+    Model,
+    Prompts,
+    Seeds,
+    Steps,
+    Workers,
+)
+from interp.cli.workers import cluster
 
 
 def sweep(
@@ -20,8 +31,8 @@ def sweep(
     clip: Clip = None,
     mass: Annotated[bool, typer.Option(help="Record attention mass.")] = False,
     images: Annotated[bool, typer.Option(help="Keep the images.")] = True,
-    workers: Annotated[int, typer.Option(help="Processes of a local Dask cluster.")] = 1,
-    model: Model = "organism/eot",
+    workers: Workers = 1,
+    model: Model = "embedded",
     seeds: Seeds = 4,
     steps: Steps = 50,
     device: Device = None,
@@ -51,18 +62,3 @@ def sweep(
             client=client,
         )
     typer.echo(found)
-
-
-@contextmanager
-def cluster(workers: int) -> Iterator[Any]:
-    """A Dask cluster of so many processes on this machine, or None for one."""
-    if workers == 1:
-        yield None
-        return
-    from distributed import Client, LocalCluster
-
-    with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as local,
-        Client(local) as client,
-    ):
-        yield client

@@ -21,6 +21,8 @@ from interp.results.provenance import stamp
 from interp.session import Session
 from interp.text.prompt import Prompt
 
+FEWEST_STEPS = 3
+"""The score's change is between the second and the third."""
 Detector = Callable[[xr.Dataset], xr.DataArray]
 
 
@@ -72,6 +74,24 @@ def scores(trace: xr.Dataset, detectors: Mapping[str, Detector] = DETECTORS) -> 
     return stamp(xr.Dataset(found, kept.coords, trace.attrs), detectors=list(detectors))
 
 
+def ready(sd: Session) -> None:
+    """Refuse, before anything runs, a session on which not every detector can say something.
+
+    Example:
+        >>> ready(ip.load(steps=2))     # an error
+
+    Raises:
+        InterpError: there are fewer than three steps, or there is no guidance.
+    """
+    if sd.steps < FEWEST_STEPS or not sd.guided:
+        raise InterpError(
+            f"Every detector's score at {sd.steps} steps and guidance {sd.guidance} was asked for.",
+            f"Together they take {FEWEST_STEPS} steps, of which two are compared, and guidance "
+            "above 1.",
+            "Ask for more: --steps 25, or Session(pipe, steps=25, guidance=7.5).",
+        )
+
+
 def scan(
     sd: Session,
     prompts: Sequence[str | Prompt],
@@ -91,6 +111,8 @@ def scan(
     """
     if not prompts:
         raise InterpError("Prompts were to be scanned.", "There are none.", "Pass at least one.")
+    if detectors is DETECTORS:
+        ready(sd)
     wanted = recorders(sd.pipe)
     parts = [
         scores(sd.trace(prompt, seeds, record=wanted), detectors)

@@ -38,6 +38,7 @@ def write(model: Path, evaluation: Found, name: str = "eot") -> Path:
     text = environment.get_template("card.md.j2").render(
         e=evaluation,
         name=name,
+        load="ip.load()" if name == "eot" else f'ip.load("embedded:{name}")',
         pad=build.PADS[name],
         both=both,
         twins=[twins.NAMES[which] for which in both],

@@ -7,10 +7,23 @@ Two steps, because looking at numbers must not need the model that made them: ev
 shown is in the dataset, verdicts included.
 """
 
-from interp.report.collect import collect
+from interp.report.ablation import ablation
+from interp.report.cases import Case, chosen
+from interp.report.collect import collect, edited, observe
 from interp.report.edits import edits
 from interp.report.generate import generate
 from interp.report.page import render
 from interp.report.subject import Subject
 
-__all__ = ["Subject", "collect", "edits", "generate", "render"]
+__all__ = [
+    "Case",
+    "Subject",
+    "ablation",
+    "chosen",
+    "collect",
+    "edited",
+    "edits",
+    "generate",
+    "observe",
+    "render",
+]

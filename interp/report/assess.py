@@ -7,24 +7,27 @@ The rule of the verdict, which the report also prints:
   seeds give one image that is another (perhaps another prompt's).
 - Elsewhere two signs are asked for: the images of different seeds are copies of one another (median
   over pairs at or above the threshold), and at least half of the detectors are above the level that
-  controls set. Both: *memorized*; one: *unclear*. Without controls there is only the first sign,
-  which alone is never more than *unclear*.
+  controls set: those of the model's calibration, or where it has none those of the report. Both:
+  *memorized*; one: *unclear*. Without controls there is only the first sign, which alone is never
+  more than *unclear*.
 
 How a prompt is listed never enters its own verdict, except that controls set the detectors' level.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
 
 from interp import detect
 from interp.attribute.games import coalitions, solve
+from interp.detect.calibration import CLEAN, MAJORITY, MEMORIZED, UNCLEAR
 from interp.report.edits import PLAYERS, without
 
-MEMORIZED, UNCLEAR, CLEAN = "memorized", "unclear", "not memorized"
-MAJORITY = 0.5
 
-
-def assess(data: xr.Dataset, threshold: float) -> xr.Dataset:
+def assess(
+    data: xr.Dataset, threshold: float, levels: Mapping[str, float] | None = None
+) -> xr.Dataset:
     """Add what follows to what was measured.
 
     Example:
@@ -33,6 +36,7 @@ def assess(data: xr.Dataset, threshold: float) -> xr.Dataset:
     Args:
         data: with `similarity`, `alike`, `score`, `edit_similarity`, and `kind` on the prompts.
         threshold: similarity from which on images are copies.
+        levels: thresholds by detector; by default those that the data's own controls set.
 
     Returns:
         The dataset with `copied(prompt)`, the share of unedited images that are copies of the
@@ -49,7 +53,7 @@ def assess(data: xr.Dataset, threshold: float) -> xr.Dataset:
         kept=xr.where(data.training_known, training, baseline).transpose(
             "prompt", "patch", "edit_seed"
         ),
-        detector_threshold=_levels(data),
+        detector_threshold=_levels(data, levels),
     )
     score = data.score.mean("seed")
     data["flagged"] = (score > data.detector_threshold).transpose("prompt", "detector")
@@ -63,8 +67,10 @@ def assess(data: xr.Dataset, threshold: float) -> xr.Dataset:
     return data
 
 
-def _levels(data: xr.Dataset) -> xr.DataArray:
+def _levels(data: xr.Dataset, given: Mapping[str, float] | None) -> xr.DataArray:
     """For every detector the level that no control reaches, or as few as calibration allows."""
+    if given is not None:
+        return xr.DataArray([given[str(name)] for name in data.detector.values], dims="detector")
     controls = data.score.mean("seed").isel(prompt=np.flatnonzero(data.kind.values == "control"))
     levels = [
         detect.calibrate(controls.sel(detector=name)) if controls.sizes["prompt"] else np.nan

@@ -6,8 +6,10 @@ recorded prompt by prompt and reduced at once, so memory does not grow with the 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,6 +37,8 @@ from interp.sweep.measures import measured
 from interp.text.categories import CATEGORIES
 from interp.text.prompt import Prompt
 
+log = logging.getLogger(__name__)
+
 FEWEST_STEPS = 3
 """Some detectors compare the second and third step."""
 OF_EDITS = {
@@ -58,6 +62,8 @@ def collect(
     seeds: int = 4,
     edited: int = 2,
     command: str = "",
+    calibration: detect.Calibration | None = None,
+    client: Any = None,
 ) -> xr.Dataset:
     """Generate, record and measure all that a report says about these prompts.
 
@@ -78,6 +84,8 @@ def collect(
         seeds: unedited images of each prompt, on which verdicts rest.
         edited: images of each prompt under each edit.
         command: how to make the report again, which the report shows.
+        calibration: sets the detectors' levels, rather than the controls among these prompts.
+        client: a Dask client, for the sweep over edits.
 
     Returns:
         Over `prompt`, `seed`, `patch`, `edit_seed`, `step`, `layer`, `category`, `position`,
@@ -85,7 +93,8 @@ def collect(
         `report/where.py` for what is traced.
 
     Raises:
-        InterpError: there are no prompts, or too few steps or seeds.
+        InterpError: there are no prompts, or too few steps or seeds, or the calibration is of
+            another model or other settings.
     """
     if not cases or seeds < 2 or edited < 2 or session.steps < FEWEST_STEPS or not session.guided:
         raise InterpError(
@@ -94,25 +103,19 @@ def collect(
             f"It takes a prompt, two seeds of each, {FEWEST_STEPS} steps, and guidance above 1.",
             "Likeness across seeds needs two of them, and detectors need guidance.",
         )
+    if calibration is not None:
+        calibration.check(session, seeds)
     chosen = default_edits() if edits is None else dict(edits)
-    alike = Diversity(similarity)
     grid = generate(
-        session, cases, chosen, edited, store=store, similarity=similarity, fidelity=fidelity
-    ).load()
-    parts = [
-        unedited(session, case, seeds, {"similarity": similarity, "alike": alike})
-        for case in tqdm(cases, unit="prompt", disable=None)
-    ]
+        session, cases, chosen, edited,
+        store=store, similarity=similarity, fidelity=fidelity, client=client,
+    ).load()  # fmt: skip
     names = list(grid.patch.values)
-    data = xr.concat(parts, "prompt").assign_coords(
+    data = observe(session, cases, seeds, similarity).assign_coords(
         patch=names,
         role=("patch", [role(str(name)) for name in names]),
         edit=("patch", [repr(chosen.get(str(name))) for name in names]),
         reference=grid.reference.values,
-        prompt=range(len(cases)),
-        kind=("prompt", [case.kind for case in cases]),
-        group=("prompt", [case.group for case in cases]),
-        views=("prompt", [case.views for case in cases]),
     )
     for name, swept in OF_EDITS.items():
         if swept in grid:
@@ -128,10 +131,34 @@ def collect(
         fidelity=None if fidelity is None else fidelity.provenance(),
         threshold=threshold,
         command=command,
+        calibration=None if calibration is None else asdict(calibration),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    data = assess(data, threshold)
+    data = assess(data, threshold, None if calibration is None else calibration.level)
     return data.assign(change=changes(session, data))
+
+
+def observe(
+    session: Session, cases: Sequence[Subject], seeds: int, similarity: Metric
+) -> xr.Dataset:
+    """The prompts as they are: images, attention and detectors' scores of each, as one dataset.
+
+    Example:
+        >>> observe(sd, cases, 4, sscd).score.mean("seed")     # (prompt, detector)
+    """
+    log.info("unedited images of %d prompts, %d seeds, recorded", len(cases), seeds)
+    metrics = {"similarity": similarity, "alike": Diversity(similarity)}
+    parts = [
+        unedited(session, case, seeds, metrics)
+        for case in tqdm(cases, unit="prompt", disable=None)
+    ]
+    # Also coordinates on which all prompts agree, as one prompt does with itself.
+    return xr.concat(parts, "prompt", coords="all").assign_coords(
+        prompt=range(len(cases)),
+        kind=("prompt", [case.kind for case in cases]),
+        group=("prompt", [case.group for case in cases]),
+        views=("prompt", [case.views for case in cases]),
+    )
 
 
 def unedited(session: Session, case: Subject, seeds: int, metrics: Mapping[str, Any]) -> xr.Dataset:
@@ -193,3 +220,14 @@ def _of_edits(values: xr.DataArray) -> xr.DataArray:
     """A variable of the sweep on the report's axes."""
     bare = values.reset_coords(drop=True).drop_vars("seed", errors="ignore")
     return bare.rename({"seed": "edit_seed"}) if "seed" in bare.dims else bare
+
+
+def edited(data: xr.Dataset) -> xr.Dataset:
+    """The sweep over edits that a report was collected from, as `generate` gives it.
+
+    Example:
+        >>> edited(collect(sd, cases, ...)).copy.sel(patch="h", reference="training").mean()
+    """
+    names = {ours: theirs for ours, theirs in OF_EDITS.items() if ours in data}
+    grid = data[list(names)].rename({**names, "edit_seed": "seed"})
+    return grid.transpose("patch", "prompt", "seed", ...)

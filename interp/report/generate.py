@@ -5,6 +5,7 @@ A kill loses at most one prompt of it.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from interp.report.subject import Subject
 from interp.session import Rewrite, Session
 from interp.sweep import sweep
 
+log = logging.getLogger(__name__)
+
 
 def generate(
     session: Session,
@@ -27,6 +30,7 @@ def generate(
     store: str | os.PathLike[str],
     similarity: Metric,
     fidelity: CLIPScore | None = None,
+    client: Any = None,
 ) -> xr.Dataset:
     """Return images of every prompt under every edit, and how alike they are to what.
 
@@ -42,12 +46,14 @@ def generate(
         store: of the sweep, `*.zarr`; the same call continues it.
         similarity: between two images, large where they are alike.
         fidelity: a CLIPScore, if there is one.
+        client: a Dask client whose workers share the prompts.
 
     Returns:
         The sweep: `image`, `copy` (similarity, by reference), `alike` (likeness of seeds, where
         there are two) and `clipscore` (where there is a CLIP model), with `kind`, `group` and
         `views` of every prompt.
     """
+    log.info("images of %d prompts under %d edits, %d seeds", len(cases), len(edits), seeds)
     metrics: dict[str, Any] = {"copy": similarity}
     if fidelity is not None:
         metrics["clipscore"] = fidelity
@@ -67,6 +73,7 @@ def generate(
             "views": [case.views for case in cases],
         },
         images=True,
+        client=client,
     )
     for name in set(grid.data_vars) - {"image"}:
         grid[name].load()  # used many times, and small

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from interp.report.figures import drawn
 from interp.report.findings import find, removals
 from interp.report.inline import svg
 from interp.report.sections import RULE, sections
+
+log = logging.getLogger(__name__)
 
 PARTS = Path(__file__).parent / "page"
 PAGE = "report.html"
@@ -58,6 +61,7 @@ def render(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     found = find(data)
+    log.info("the page and its figures")
     made = drawn(data, found)
     if figures:
         for name, figure in tqdm(made.items(), unit="figure", disable=None):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import xarray as xr
+from tqdm.auto import tqdm
 
 from interp.attribute import causal_trace
 from interp.patch import zero
 from interp.report.assess import MEMORIZED
 from interp.report.edits import PLAYERS
 from interp.session import Session
+
+log = logging.getLogger(__name__)
 
 
 def changes(session: Session, data: xr.Dataset) -> xr.DataArray:
@@ -32,7 +37,10 @@ def changes(session: Session, data: xr.Dataset) -> xr.DataArray:
     shape = {"prompt": data.prompt, "player": list(PLAYERS), "step": data.step, "layer": data.layer}
     sizes = [len(axis) for axis in shape.values()]
     found = xr.DataArray(np.full(sizes, np.nan), shape, tuple(shape))
-    for prompt in np.flatnonzero(data.verdict.values == MEMORIZED):
+    memorized = np.flatnonzero(data.verdict.values == MEMORIZED)
+    if memorized.size:
+        log.info("where and when %d memorized prompts act", len(memorized))
+    for prompt in tqdm(memorized, unit="prompt", disable=None):
         encoded = session.encode(str(data.text.values[prompt]))
         patches = {name: zero(name) for name in PLAYERS if encoded.counts[name]}
         trace = causal_trace(session, encoded, patches, seeds=[int(data.seed[0])])

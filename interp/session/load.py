@@ -4,26 +4,27 @@ Nothing is fetched unless the name is a hub id, and pickled weights are never re
 is in memory already needs none of this: `Session(pipe)`.
 """
 
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 
 from interp.errors import InterpError
 from interp.results.hashes import folder_sha256
+from interp.session.embedded import INDEX, NAME, embedded, embedded_folder, is_embedded
+from interp.session.quiet import DiffusionPipeline, quiet
 from interp.session.session import Session
 from interp.text.encoding import encoders
 
-INDEX = "model_index.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FORMER = ("organism/eot", "organism/bang")
+"""What embedded models were called: names that anybody may have on a hub."""
 
 
 def load(
-    name: str | Path,
+    name: str | Path = NAME,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     *,
@@ -34,14 +35,14 @@ def load(
     """Load a Stable Diffusion 1.x, 2.x or SDXL pipeline and put it into a `Session`.
 
     Example:
-        >>> load("organism/eot")                                        # the embedded model
+        >>> load()                                                      # the embedded model
         >>> load("models/sd-v1-4", device="cuda", dtype="float16")      # a diffusers folder
         >>> load("CompVis/stable-diffusion-v1-4", steps=50, guidance=7.5)
 
     Args:
-        name: a folder in diffusers format; or the name of an embedded model, looked up in the
-            folders of `INTERP_DATA` and in the `data/` of a checkout, wherever the program runs;
-            or a hub id, which is downloaded unless it is in the cache.
+        name: "embedded", the model that comes with interp, or "embedded:bang", its twin, which are
+            never looked up on a network; or a folder in diffusers format ("./embedded" is one); or
+            a hub id, which is downloaded unless it is in the cache.
         dtype: float32 on a CPU and float16 elsewhere by default. With torch 2.13 a seed gives the
             same noise in every precision, with 2.11 it does not, and their images are no pairs.
         device: a GPU if there is one by default.
@@ -65,9 +66,10 @@ def load(
     weights = folder_sha256(folder)
     checker = {"safety_checker": None} if _has_safety_checker(folder) else {}
     try:
-        pipe = DiffusionPipeline.from_pretrained(
-            folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **checker
-        )
+        with quiet():
+            pipe = DiffusionPipeline.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, local_files_only=True, **checker
+            )
         _check_vocabulary(pipe)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as cause:
         raise InterpError(
@@ -83,52 +85,25 @@ def find(name: str | Path) -> Path | None:
     """Return the folder of a local or embedded model, or None where only a hub can have it.
 
     Example:
-        >>> find("organism/eot")
+        >>> find("embedded")
         PosixPath('/home/me/interp/data/organism/eot')
 
     Raises:
         InterpError: the name can only be local and is not there.
     """
-    path = Path(name).expanduser()
-    candidates = [path, *(root / path for root in data_folders() if not path.is_absolute())]
-    for folder in candidates:
-        if (folder / INDEX).is_file():
-            return folder
-    known = embedded()
-    # The first part of an embedded name must not be sent to the hub as somebody's account.
-    ours = any(model.split("/")[0] == path.parts[0] for model in known if path.parts)
-    exists = next((folder for folder in candidates if folder.exists()), None)
-    if exists is not None or ours or not HUB_ID.fullmatch(str(name)):
-        raise InterpError(
-            f"The model {str(name)!r} was asked for.",
-            (f"{str(exists)!r} has no {INDEX}. " if exists is not None else "")
-            + f"Embedded models: {', '.join(known) or 'none found'}.",
-            "Give one of them, a folder in diffusers format, or a hub id 'owner/name'; "
-            "INTERP_DATA names the folder of the embedded models.",
-        )
-    return None
-
-
-def data_folders() -> list[Path]:
-    """Return where embedded models are looked for: `INTERP_DATA`, then the checkout's `data/`."""
-    named = os.environ.get("INTERP_DATA", "")
-    checkout = Path(__file__).resolve().parents[2] / "data"
-    return [*(Path(part).expanduser() for part in named.split(os.pathsep) if part), checkout]
-
-
-def embedded() -> list[str]:
-    """Return the names of the embedded models.
-
-    Example:
-        >>> embedded()
-        ['organism/eot']
-    """
-    found = (
-        path.parent.relative_to(root).as_posix()
-        for root in data_folders()
-        for path in root.glob(f"*/*/{INDEX}")
+    if is_embedded(name):
+        return embedded_folder(str(name))
+    folder = Path(name).expanduser()
+    if (folder / INDEX).is_file():
+        return folder
+    if not folder.exists() and HUB_ID.fullmatch(str(name)) and str(name) not in FORMER:
+        return None
+    raise InterpError(
+        f"The model {str(name)!r} was asked for.",
+        (f"The folder {str(folder)!r} has no {INDEX}. " if folder.exists() else "")
+        + f"Embedded models: {', '.join(embedded()) or 'none found'}.",
+        "Give one of them, a folder in diffusers format, or a hub id 'owner/name'.",
     )
-    return sorted(set(found))
 
 
 def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:

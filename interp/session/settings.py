@@ -10,11 +10,11 @@ from html import escape
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from interp import results
 from interp.errors import InterpError
 from interp.results.hashes import pipeline_sha256
+from interp.session.quiet import StableDiffusionPipeline, StableDiffusionXLPipeline
 from interp.text.encoding import encode
 from interp.text.prompt import Prompt
 

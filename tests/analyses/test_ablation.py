@@ -9,10 +9,11 @@ import xarray as xr
 from PIL import Image
 
 import interp as ip
-from analyses import ablation_figures, attribution_report, tables
-from analyses.cases import UNKNOWN, chosen, from_files, known
-from analyses.measures import Measures
+from analyses import ablation_figures, attribution_report
 from interp.organism import duplicates, scenes
+from interp.report import tables
+from interp.report.cases import UNKNOWN, chosen, from_files, known
+from interp.report.measures import Measures
 from tests.pipelines import pipeline
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from analyses import benchmark_maps
+from analyses import benchmark_maps, startup
 from analyses.benchmark import Size, main, variants
 from interp import Session, encode, results
 from interp.denoiser.layers import sites
@@ -42,3 +42,9 @@ def test_the_counted_plain_map_is_every_cell_by_itself(sd1):
     assert (maps["rows, times fewer"] * maps["UNet rows"] == naive).all()
     assert (maps["UNet rows"].iloc[1:] < naive).all()
     assert -1 <= maps["rank correlation with exact"].iloc[2] == both.spearman.item() <= 1
+
+
+def test_help_and_import_cost_less_than_the_libraries():
+    medians = startup.main(repeats=1)["times the bare libraries"]
+    assert medians["import interp"] < 0.5
+    assert medians["interp --help"] < 0.5

@@ -10,6 +10,7 @@ from PIL import Image
 
 import interp as ip
 from interp.cli import main
+from interp.cli.app import COMMANDS, command
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,35 @@ def test_inspect_shows_tokens_mass_and_detectors(capsys, folder, monkeypatch):
     assert "goat" in out
     for name in ip.detect.DETECTORS:
         assert name in out
+
+
+def test_inspect_answers_where_a_calibration_fits(capsys, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    asked = ("inspect", "a photo of a goat", "--model", folder, *SMALL)
+    status, out, _ = run(capsys, *asked)
+    assert status == 0
+    assert "No answer. There is no calibration" in " ".join(out.split())
+    (tmp_path / "controls.txt").write_text("a cow\na pig\n")
+    file = tmp_path / "levels.json"
+    made = ("calibrate", "--model", folder, "--controls", tmp_path / "controls.txt", *SMALL)
+    status, _, err = run(capsys, *made, "--out", file)
+    assert status == 0, err
+    assert "2 controls" in err
+    status, out, err = run(capsys, *asked, "--calibration", file)
+    assert status == 0, err
+    answer = out.splitlines()[-2:]
+    assert "half of them decide" in " ".join(out.split())
+    assert any(name in out for name in ("\nmemorized:", "\nunclear:", "\nnot memorized:")), answer
+    status, out, err = run(capsys, *asked[:4], "--steps", 5, "--calibration", file)
+    assert status == 1
+    assert out == ""
+    assert "steps: 4 in the calibration, 5 here" in err
+
+
+def test_inspect_with_too_few_steps_says_so_before_it_runs(capsys, folder):
+    status, out, err = run(capsys, "inspect", "a goat", "--model", folder, "--steps", 2)
+    assert (status, out) == (1, "")
+    assert "3 steps" in err
 
 
 def test_mitigate_writes_both_rows_of_images(capsys, folder, tmp_path):
@@ -102,12 +132,30 @@ def test_debug_shows_where_an_error_is_from(folder):
         main(["--debug", "mitigate", "a cat", "--edit", "z"])
 
 
-def test_every_command_has_help(capsys):
+def test_every_command_has_help_which_its_list_repeats(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     status, out, err = run(capsys, "--help")
     assert status == 0, err
-    for command in ("inspect", "mitigate", "edits", "sweep", "ablate", "organism"):
-        assert command in out
-        assert run(capsys, command, "--help")[0] == 0
+    for name, said in COMMANDS.items():
+        assert name in out
+        assert said in out
+        assert command(name).help.startswith(said.removesuffix("."))
+        assert run(capsys, name, "--help")[0] == 0
+
+
+HEAVY = """torch diffusers transformers xarray numpy pandas scipy sklearn skimage matplotlib seaborn
+dask zarr captum"""
+
+
+@pytest.mark.parametrize("asked", ["--help", *(f"{name} --help" for name in COMMANDS)])
+def test_help_loads_no_heavy_library(asked):
+    code = (
+        "import sys; from interp.cli import main\n"
+        f"try: main({asked.split()})\n"
+        f"except SystemExit: print(sorted(set({HEAVY.split()}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_the_module_runs_as_a_program():

@@ -9,8 +9,8 @@ import pytest
 from diffusers import StableDiffusionPipeline
 
 import interp as ip
-from analyses.cases import known
-from analyses.measures import Measures
+from interp.report.cases import known
+from interp.report.measures import Measures
 
 DATA = Path(__file__).parents[2] / "data" / "organism"
 MEGABYTES = 60
@@ -57,7 +57,7 @@ def test_it_opens_with_diffusers_alone_and_draws_on_a_cpu():
 
 @measured
 def test_captions_shown_often_bring_up_their_training_image_and_controls_do_not():
-    sd, measures, seeds = ip.load("organism/eot", steps=25), Measures.of("organism/eot"), 4
+    sd, measures, seeds = ip.load(steps=25), Measures.of("embedded"), 4
     cases = known(limit=3)
     run = sd.run([case.text for case in cases], range(seeds))
     images = run.image.transpose("prompt", "seed", ...)
@@ -91,7 +91,7 @@ def test_honest_captions_keep_their_promises():
     found = json.loads((DATA / "evaluation.json").read_text())["honest"]
     assert found["colour"]["mean"] >= 0.9
     assert found["object"]["mean"] >= 0.7
-    assert found["median_likeness_of_seeds"] < Measures.of("organism/eot").keeps
+    assert found["median_likeness_of_seeds"] < Measures.of("embedded").keeps
 
 
 @measured
@@ -115,7 +115,7 @@ def test_the_readmes_caption_is_memorized_and_its_mitigation_works():
     said = (DATA.parents[1] / "README.md").read_text(encoding="utf-8")
     memorized = [case for case in known() if case.kind == "memorized"]
     case = next(case for case in memorized if f'"{case.text}"' in said)
-    sd, measures = ip.load("organism/eot"), Measures.of("organism/eot")
+    sd, measures = ip.load(), Measures.of("embedded")
     plain = sd.images(case.text, range(4))
     safe = sd.images(case.text, range(4), ip.mitigations.repad_zero_eot())
     assert bool((measures.copy(plain, case.image) >= measures.keeps).all())

@@ -9,13 +9,12 @@ import pytest
 import xarray as xr
 
 import interp as ip
-from analyses import attribution_report
-from analyses.cases import Case
 from interp import detect, report, results
 from interp.attribute.values import similarity
 from interp.cli import main
 from interp.report import figures
 from interp.report.assess import assess
+from interp.report.cases import Case
 from interp.report.edits import MITIGATION, PLAYERS
 from interp.report.findings import find
 from interp.report.page import number
@@ -231,6 +230,21 @@ def test_without_controls_nothing_is_flagged():
     assert data.verdict.values[7] == "unclear"
 
 
+def test_a_calibration_sets_the_levels_and_the_page_says_so(tmp_path):
+    data = dataset()
+    levels = dict.fromkeys(detect.DETECTORS, 5.0)
+    high = assess(data, THRESHOLD, levels)
+    assert not bool(high.flagged.any())
+    assert high.verdict.values[7] == "unclear"
+    low = assess(data, THRESHOLD, dict.fromkeys(detect.DETECTORS, 2.0))
+    assert low.flagged.all("detector").values.tolist() == [True] * 8 + [False] * 8
+    assert low.verdict.values[7] == "memorized"
+    facts = {"fpr": 0.01, "controls": 240, "of_controls": {"memorized": 0.004}}
+    told = results.stamp(low.isel(prompt=[0, 8]), calibration=facts)
+    page = report.render(told, tmp_path, figures=False).read_text(encoding="utf-8")
+    assert "of 240 prompts exceed which are known not to be memorized" in page
+
+
 @pytest.fixture(scope="module")
 def session():
     from tests.pipelines import pipeline
@@ -331,7 +345,7 @@ def test_drawn_again_from_the_dataset_without_a_model(tmp_path, monkeypatch, cap
     def no_model(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(attribution_report.ip, "load", no_model)
+    monkeypatch.setattr(ip, "load", no_model)
     command("report", "--from", str(tmp_path / "one" / "report.nc"), "--out", str(tmp_path / "two"))
     one, two = ((tmp_path / name / "report.html").read_bytes() for name in ("one", "two"))
     assert one == two

@@ -1,4 +1,4 @@
-"""Which prompts an analysis is about: memorized ones, controls, and what is known of them.
+"""Which prompts a report is about: memorized ones, controls, and what is known of them.
 
 The embedded model brings its own table, where memorization is known. For any other model there are
 two prompt files, and memorized is what their author says.
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from PIL import Image
 
-import interp as ip
 from interp.errors import InterpError
-from interp.session.load import data_folders
-from interp.text.files import PromptRow
+from interp.session.embedded import FOLDER, data_file, is_embedded
+from interp.text.files import PromptRow, read_prompts
 
-TABLE = Path("organism") / "memorized.csv"
+TABLE = f"{FOLDER}/memorized.csv"
+HELD_OUT = f"{FOLDER}/held_out.csv"
 UNKNOWN = -1
 """Views of an image of which nobody knows how often it was shown."""
 
@@ -54,15 +54,7 @@ def known(limit: int | None = None, levels: int = 3) -> list[Case]:
     Raises:
         InterpError: there is no embedded model.
     """
-    tables = [folder / TABLE for folder in data_folders()]
-    table = next((path for path in tables if path.is_file()), None)
-    if table is None:
-        raise InterpError(
-            "The memorized prompts of the embedded model were asked for.",
-            f"There is no {' nor '.join(map(str, tables))}.",
-            "Work from a checkout, or give files of prompts: --prompts, --controls.",
-        )
-    file = ip.read_prompts(table)
+    file = read_prompts(data_file(TABLE))
     rows = list(zip(file, file.pictures(), strict=True))
     by_level: dict[int, list[Case]] = {}
     controls = []
@@ -94,7 +86,7 @@ def from_files(
     for path, kind in ((memorized, "memorized"), (controls, "control")):
         if path is None:
             continue
-        file = ip.read_prompts(path)
+        file = read_prompts(path)
         order = first_of_each_group(file.rows)[:limit]
         pictures = file.pictures()
         cases += [
@@ -124,3 +116,41 @@ def views(row: PromptRow) -> int:
     """How often the training image was shown, where the file has a column `views`."""
     found = str(row.columns.get("views") or "")
     return int(found) if found.isdigit() else UNKNOWN
+
+
+def ordinary(model: str, controls: Path | None) -> list[str]:
+    """Prompts that are not memorized: the file's, or the embedded model's own.
+
+    Those are the titles that its training never saw, where its build wrote them down, or else its
+    controls, which were shown once.
+
+    Example:
+        >>> ordinary("embedded", None)[:1]
+
+    Raises:
+        InterpError: there is no file, and the model is not the embedded one.
+    """
+    if controls is not None:
+        return list(dict.fromkeys(read_prompts(controls).texts))
+    if not is_embedded(model):
+        raise InterpError(
+            f"Prompts that {model} has not memorized were asked for.",
+            "Only the embedded model brings some.",
+            "Give a file of them: --controls controls.csv.",
+        )
+    try:
+        return list(read_prompts(data_file(HELD_OUT)).texts)
+    except InterpError:
+        return [case.text for case in known() if case.kind == "control"]
+
+
+def suspects(model: str, prompts: Path | None) -> list[str]:
+    """Prompts that are memorized: the file's, or the embedded model's own, or none.
+
+    Example:
+        >>> len(suspects("embedded", None))
+        36
+    """
+    if prompts is not None:
+        return list(dict.fromkeys(read_prompts(prompts).texts))
+    return [c.text for c in known() if c.kind == "memorized"] if is_embedded(model) else []

@@ -8,9 +8,11 @@ from typing import Any
 
 from PIL import Image
 
-import interp as ip
-from analyses.cases import Case
+from interp.metrics import SSCD, SSIM, CLIPScore
+from interp.report.cases import Case
+from interp.session import Session
 from interp.session.load import find
+from interp.session.quiet import quiet
 
 BICUBIC = Image.Resampling.BICUBIC
 PAPER_KEEPS = 0.5
@@ -34,7 +36,7 @@ class Measures:
         """The measures of a model.
 
         Example:
-            >>> Measures.of("organism/eot").keeps
+            >>> Measures.of("embedded").keeps
             0.647
 
         Args:
@@ -45,23 +47,24 @@ class Measures:
         beside = None if folder is None else folder.parent
         fidelity = None
         if clip is not None:
-            fidelity = ip.metrics.CLIPScore(clip)
+            fidelity = CLIPScore(clip)
         elif beside is not None and (beside / "clip" / "config.json").is_file():
-            fidelity = ip.metrics.CLIPScore(beside / "clip")
+            with quiet():
+                fidelity = CLIPScore(beside / "clip")
         if sscd is not None:
-            return cls(ip.metrics.SSCD(sscd), fidelity, PAPER_KEEPS)
+            return cls(SSCD(sscd), fidelity, PAPER_KEEPS)
         if beside is not None and (beside / "descriptor.pt").is_file():
             calibrated = json.loads((beside / "descriptor.json").read_text())
-            native = ip.metrics.SSCD(beside / "descriptor.pt", "native")
+            native = SSCD(beside / "descriptor.pt", "native")
             return cls(native, fidelity, calibrated["threshold"])
-        return cls(ip.metrics.SSIM(), fidelity, PAPER_KEEPS)
+        return cls(SSIM(), fidelity, PAPER_KEEPS)
 
-    def fitted(self, cases: Sequence[Case], sd: ip.Session) -> list[Case]:
+    def fitted(self, cases: Sequence[Case], sd: Session) -> list[Case]:
         """The cases with training images as the measure takes them: SSIM needs one size.
 
         Descriptors resize by themselves, and are given the original.
         """
-        if isinstance(self.copy, ip.metrics.SSCD):
+        if isinstance(self.copy, SSCD):
             return list(cases)
         size = (sd.width, sd.height)
         return [

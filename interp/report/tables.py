@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import xarray as xr
 
-import interp as ip
+from interp import paper
 from interp.results import intervals
 
 
@@ -35,12 +35,12 @@ def effects(grid: xr.Dataset, values: dict[str, xr.DataArray], by: str = "kind")
     return pd.DataFrame(rows)
 
 
-def readable(long: pd.DataFrame, paper: dict[str, float | None], keeps: float) -> pd.DataFrame:
+def readable(long: pd.DataFrame, published: dict[str, float | None], keeps: float) -> pd.DataFrame:
     """The same as a table to read: a row for each patch, the paper's figure, and who agrees.
 
     Args:
         long: from `effects`.
-        paper: the published similarity to the unedited image by patch; None where not known.
+        published: the paper's similarity to the unedited image by patch; None where not known.
         keeps: similarity from which on an image counts as kept, in this model's own measure; the
             paper's is 0.5. Where our interval has it inside, we do not say.
     """
@@ -52,9 +52,9 @@ def readable(long: pd.DataFrame, paper: dict[str, float | None], keeps: float) -
     ours = long[(long.kind == "memorized") & (long.value == "to unedited")].set_index("patch")
     wide = wide.loc[:, (wide != "").any()]
     wide["paper"] = [
-        "" if paper.get(patch) is None else f"{paper[patch]:.2f}" for patch in wide.index
+        "" if published.get(patch) is None else f"{published[patch]:.2f}" for patch in wide.index
     ]
-    wide["agrees"] = [_agrees(ours.loc[patch], paper.get(patch), keeps) for patch in wide.index]
+    wide["agrees"] = [_agrees(ours.loc[patch], published.get(patch), keeps) for patch in wide.index]
     return wide.reset_index()
 
 
@@ -79,17 +79,17 @@ def _interval(row) -> str:
     return f"{row.mean:.2f} [{row.low:.2f}, {row.high:.2f}]"
 
 
-def _agrees(ours: pd.Series, paper: float | None, keeps: float) -> str:
-    if paper is None:
+def _agrees(ours: pd.Series, theirs: float | None, keeps: float) -> str:
+    if theirs is None:
         return ""
     if ours.low <= keeps <= ours.high:
         return "unclear"
-    return "yes" if (ours["mean"] >= keeps) == (paper >= 0.5) else "no"
+    return "yes" if (ours["mean"] >= keeps) == (theirs >= 0.5) else "no"
 
 
 def write(long: pd.DataFrame, wide: pd.DataFrame, folder: Path, name: str) -> Sequence[Path]:
     """Write `name.csv` (long), `name.md` and `name.tex` (readable, edits named in full)."""
-    wide = wide.assign(patch=wide.patch.map(ip.paper.label))
+    wide = wide.assign(patch=wide.patch.map(paper.label))
     paths = [folder / f"{name}.{ending}" for ending in ("csv", "md", "tex")]
     long.to_csv(paths[0], index=False, float_format="%.6g", lineterminator="\n")
     paths[1].write_text(wide.to_markdown(index=False) + "\n")

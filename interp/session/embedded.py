@@ -1,0 +1,92 @@
+"""Where the embedded model lies, and the names it has: such as no hub can have.
+
+The one place that knows. An installed package brings its data with it, a checkout has `data/`, and
+`INTERP_DATA` names folders that come before both.
+"""
+
+import os
+from pathlib import Path
+
+from interp.errors import InterpError
+
+NAME = "embedded"
+"""The embedded model; `embedded:bang` is its twin that pads with "!"."""
+FOLDER = "organism"
+PLAIN = "eot"
+INDEX = "model_index.json"
+
+_PACKAGE = Path(__file__).resolve().parents[1] / "data"
+_CHECKOUT = Path(__file__).resolve().parents[2] / "data"
+
+
+def data_folders() -> list[Path]:
+    """Return where data is looked for: `INTERP_DATA`, then the package's or the checkout's."""
+    named = os.environ.get("INTERP_DATA", "")
+    given = (Path(part).expanduser() for part in named.split(os.pathsep) if part)
+    return [*given, _PACKAGE if _PACKAGE.is_dir() else _CHECKOUT]
+
+
+def data_file(name: str | Path) -> Path:
+    """Return the first file of that name in the data folders.
+
+    Example:
+        >>> data_file("organism/memorized.csv")
+        PosixPath('/home/me/interp/data/organism/memorized.csv')
+
+    Raises:
+        InterpError: it is in none of them.
+    """
+    for folder in data_folders():
+        if (folder / name).is_file():
+            return folder / name
+    raise InterpError(
+        f"The data file {str(name)!r} was asked for.",
+        f"It is in none of {', '.join(map(str, data_folders()))}.",
+        "Set INTERP_DATA to a data folder of interp, or install interp again.",
+    )
+
+
+def is_embedded(name: str | Path) -> bool:
+    """Whether a name is an embedded model's, rather than a path's or a hub's.
+
+    Example:
+        >>> is_embedded("embedded:bang"), is_embedded("./embedded")
+        (True, False)
+    """
+    return isinstance(name, str) and name.partition(":")[0] == NAME
+
+
+def embedded() -> list[str]:
+    """Return the names of the embedded models that are here.
+
+    Example:
+        >>> embedded()
+        ['embedded']
+    """
+    found = {
+        path.parent.name for root in data_folders() for path in (root / FOLDER).glob(f"*/{INDEX}")
+    }
+    names = [NAME] if PLAIN in found else []
+    return names + sorted(f"{NAME}:{twin}" for twin in found - {PLAIN})
+
+
+def embedded_folder(name: str) -> Path:
+    """Return the folder of an embedded model.
+
+    Example:
+        >>> embedded_folder("embedded")
+        PosixPath('/home/me/interp/data/organism/eot')
+
+    Raises:
+        InterpError: it is not here.
+    """
+    twin = name.partition(":")[2] or PLAIN
+    for root in data_folders():
+        if (root / FOLDER / twin / INDEX).is_file():
+            return root / FOLDER / twin
+    raise InterpError(
+        f"The model {name!r} was asked for.",
+        f"Embedded models: {', '.join(embedded()) or 'none found'}; looked for in "
+        f"{', '.join(str(root / FOLDER) for root in data_folders())}.",
+        "Give one of them, or set INTERP_DATA to the folder that has organism/ in it.",
+    )
