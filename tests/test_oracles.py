@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import interp as ip
-from interp import Patch, Prompt, attach, encode, record, sites
+from interp import Patch, Prompt, apply, encode, record, sites
 from interp.denoiser.hooks import Hooks
 from interp.text.encoding import encoders
 from tests.conftest import hook_count
@@ -241,7 +241,7 @@ def test_a_batch_of_worlds_equals_the_loop(pipe, guidance: float) -> None:
     def run(chosen: slice) -> tuple[Tensor, Any]:
         prompts = [prompt for prompt, _ in worlds[chosen]]
         with (
-            attach(pipe, worlds[chosen], negative=empty),
+            apply(pipe, worlds[chosen], negative=empty),
             record(pipe, tokens=prompts, negative=empty) as log,
         ):
             images = from_embeds(
@@ -267,7 +267,7 @@ def test_a_world_is_the_patch_on_a_text_prompt(pipe) -> None:
     patch = ip.zero("pad") & ip.scale("sot", 1.2)
     with patch.on(pipe):
         by_text = latents(pipe)
-    with attach(pipe, [(a, patch)]):
+    with apply(pipe, [(a, patch)]):
         assert torch.equal(latents(pipe), by_text)
     with patch.on(pipe, tokens=a):
         assert torch.equal(latents(pipe), by_text)

@@ -19,8 +19,7 @@ from interp.attribute.points import Points, chunks, predict, rows_at_once
 from interp.attribute.resume import Cost, Memory, remembering, resumed
 from interp.attribute.values import NoiseValue
 from interp.denoiser.layers import sites
-from interp.patch import Patch
-from interp.patch.on_pipeline import attach
+from interp.patch import Patch, apply
 from interp.session import Session
 
 COPIES = 8
@@ -73,7 +72,7 @@ def evaluate(
                     worlds = [(points.prompt, asks[number].patch) for number in numbers]
                     with (
                         resumed(session.pipe.unet, memory, first, len(numbers)),
-                        attach(session.pipe, worlds, guided=False, strict=False),
+                        apply(session.pipe, worlds, guided=False, strict=False),
                     ):
                         eps_c = predict(session, part, points.prompt.embeds, len(numbers))
                     eps_u = repeat(part.eps_u, "row ... -> (ask row) ...", ask=len(numbers))
@@ -91,7 +90,7 @@ def _remember(
     """Run the base once, whole."""
     worlds = [(part.prompt, base)]
     with (
-        attach(session.pipe, worlds, guided=False),
+        apply(session.pipe, worlds, guided=False),
         remembering(session.pipe.unet) as memory,
         cost.measuring(),
     ):

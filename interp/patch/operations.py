@@ -2,7 +2,7 @@
 
 Every operation but `Mask` is a function of a prompt's 77 embeddings. That is enough for all sites:
 keys and values are linear in the embeddings, so patching one head's keys means projecting edited
-embeddings and keeping that head (see `apply`). Use the `verbs`, not these classes.
+embeddings and keeping that head (see `applied`). Use the `verbs`, not these classes.
 """
 
 from __future__ import annotations
@@ -187,8 +187,7 @@ class Repad(Operation):
 class Mask(Operation):
     """The keys taken out of the softmax; the embeddings are left alone."""
 
-    def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:
-        return embeds
+    EDITS = "keys"
 
 
 @dataclass(frozen=True, repr=False)

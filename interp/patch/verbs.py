@@ -18,7 +18,7 @@ from interp.errors import InterpError
 from interp.patch.neurons import Silence
 from interp.patch.operations import Align, Copy, Mask, Mean, Noise, Repad, Scale, Swap, Zero
 from interp.patch.patch import Patch
-from interp.patch.where import Heads, Rows, Side, Steps, Where
+from interp.patch.where import Heads, Side, Steps, Uncond, Where
 from interp.text.categories import CATEGORIES, codes
 from interp.text.donors import as_prompts
 from interp.text.prompt import Prompt
@@ -36,7 +36,7 @@ def zero(
     steps: Steps = None,
     heads: Heads = None,
     side: Side = "kv",
-    uncond: Rows = False,
+    uncond: Uncond = False,
 ) -> Patch:
     """Replace embeddings by the zero vector (what Kim & No call masking).
 
@@ -59,7 +59,7 @@ def copy(
     steps: Steps = None,
     heads: Heads = None,
     side: Side = "kv",
-    uncond: Rows = False,
+    uncond: Uncond = False,
 ) -> Patch:
     """Put the prompt's own `source` embedding, or the mean of several, at every position of `to`.
 
@@ -81,7 +81,7 @@ def swap(
     steps: Steps = None,
     heads: Heads = None,
     side: Side = "kv",
-    uncond: Rows = False,
+    uncond: Uncond = False,
 ) -> Patch:
     """Put another prompt's embeddings of the same category there.
 
@@ -109,7 +109,7 @@ def mean(
     steps: Steps = None,
     heads: Heads = None,
     side: Side = "kv",
-    uncond: Rows = False,
+    uncond: Uncond = False,
 ) -> Patch:
     """Put the category's mean embedding over prompts there: one vector, each prompt counting once.
 
@@ -129,7 +129,7 @@ def noise(
     steps: Steps = None,
     heads: Heads = None,
     side: Side = "kv",
-    uncond: Rows = False,
+    uncond: Uncond = False,
 ) -> Patch:
     """Add Gaussian noise of this standard deviation, the same at every step, layer and row.
 
@@ -148,7 +148,7 @@ def scale(
     steps: Steps = None,
     heads: Heads = None,
     side: Side = "k",
-    uncond: Rows = False,
+    uncond: Uncond = False,
 ) -> Patch:
     """Multiply keys, and thereby attention logits, by a factor.
 
@@ -168,7 +168,7 @@ def mask(
     layers: Selector = None,
     steps: Steps = None,
     heads: Heads = None,
-    uncond: Rows = False,
+    uncond: Uncond = False,
 ) -> Patch:
     """Take keys out of the softmax, so that the others share their attention.
 
@@ -185,7 +185,7 @@ def repad(
     steps: Steps = None,
     heads: Heads = None,
     side: Side = "kv",
-    uncond: Rows = True,
+    uncond: Uncond = True,
 ) -> Patch:
     """Encode the prompt again with another pad token, and put those pads there.
 
@@ -203,7 +203,7 @@ def silence(
     category: Names = CATEGORIES,
     *,
     steps: Steps = None,
-    uncond: Rows = True,
+    uncond: Uncond = True,
 ) -> Patch:
     """Put single neurons of value projections to zero.
 

@@ -6,18 +6,18 @@ as JSON. Layers and heads are checked against a UNet only when the patch meets o
 
 from __future__ import annotations
 
-import operator
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from interp.denoiser.layers import Selector, Site, Span, select
 from interp.errors import InterpError
+from interp.results.numbers import whole
 
 Steps = int | range | slice | Sequence[int] | None
 Side = Literal["k", "v", "kv"]
-Rows = bool | Literal["only"]
+Uncond = bool | Literal["only"]
 FOREVER = sys.maxsize
 
 
@@ -57,7 +57,7 @@ class Where:
     steps: Steps = None
     heads: Heads = None
     side: Side = "kv"
-    uncond: Rows = False
+    uncond: Uncond = False
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -157,7 +157,7 @@ def _steps(steps: Steps) -> range | tuple[int, ...] | None:
         steps = range(
             steps.start or 0, FOREVER if steps.stop is None else steps.stop, steps.step or 1
         )
-    chosen = steps if isinstance(steps, range) else _whole(steps)
+    chosen = steps if isinstance(steps, range) else _sorted(steps, "steps")
     negative = (
         chosen.start < 0 or chosen.stop < 0
         if isinstance(chosen, range)
@@ -177,7 +177,7 @@ def _heads(heads: Heads) -> tuple[int, ...] | HeadsByLayer | None:
         return heads
     if isinstance(heads, Mapping):
         return HeadsByLayer(tuple((str(k), _heads(v)) for k, v in heads.items()))  # type: ignore[misc]
-    chosen = _whole(heads)
+    chosen = _sorted(heads, "heads")
     if not chosen:
         raise InterpError(
             "A patch was asked for on an empty list of heads.",
@@ -187,10 +187,9 @@ def _heads(heads: Heads) -> tuple[int, ...] | HeadsByLayer | None:
     return chosen
 
 
-def _whole(numbers: Any) -> tuple[int, ...]:
-    """One or several numbers, ascending, each once; numpy's too, which JSON does not know."""
-    several = numbers if isinstance(numbers, Iterable) else (numbers,)
-    return tuple(sorted({operator.index(number) for number in several}))
+def _sorted(numbers: Any, name: str) -> tuple[int, ...]:
+    """One or several numbers, ascending, each once."""
+    return tuple(sorted(set(whole(numbers, name))))
 
 
 def _existing(site: Site, heads: Sequence[int]) -> tuple[int, ...]:

@@ -228,6 +228,13 @@ def test_datasets_say_how_to_run_them_again_and_survive_the_disk(sd, tmp_path):
     xr.testing.assert_identical(results.open(path), run)
 
 
+def test_a_number_of_seeds_is_the_first_so_many(one):
+    few = Session(one.pipe, steps=1)
+    xr.testing.assert_identical(
+        few.run(TEXTS[0], seeds=2, record=mass), few.run(TEXTS[0], seeds=range(2), record=mass)
+    )
+
+
 def test_images_come_in_the_order_patch_prompt_seed(one):
     run = one.run(TEXTS, seeds=[0, 5], patch=FEW)
     images = one.images(TEXTS, seeds=[0, 5], patch=FEW)
@@ -281,8 +288,8 @@ def test_a_session_shows_itself(sd):
             lambda sd: Session(StableDiffusionImg2ImgPipeline(**sd.pipe.components)),
             "Img2Img.* was asked for",
         ),
-        (lambda sd: sd.run([]), "0 prompts with 1 seeds"),
-        (lambda sd: sd.run("a", seeds=[]), "1 prompts with 0 seeds"),
+        (lambda sd: sd.run([]), "0 prompts on trajectory"),
+        (lambda sd: sd.run("a", seeds=[]), "at least one seed"),
         (lambda sd: sd.run("a", trajectory="other"), "trajectory='other'"),
         (lambda sd: sd.run("a", images=True, trajectory="clean"), "see images with trajectory"),
         (lambda sd: Session(sd.pipe, budget=0.0).run("a"), "positive number of GiB"),
