@@ -69,10 +69,10 @@ def evaluate(
             for first, group in _by_station(session, asks, mine, memory).items():
                 for piece in chunks(len(group), max(1, most // len(part))):
                     numbers = [group[place] for place in piece]
-                    worlds = [(points.prompt, asks[number].patch) for number in numbers]
+                    patched = [(points.prompt, asks[number].patch) for number in numbers]
                     with (
                         resumed(session.pipe.unet, memory, first, len(numbers)),
-                        apply(session.pipe, worlds, guided=False, strict=False),
+                        apply(session.pipe, patched, guided=False, strict=False),
                     ):
                         eps_c = predict(session, part, points.prompt.embeds, len(numbers))
                     eps_u = repeat(part.eps_u, "row ... -> (ask row) ...", ask=len(numbers))
@@ -88,9 +88,8 @@ def _remember(
     session: Session, part: Points, base: Patch, value: NoiseValue, cost: Cost
 ) -> tuple[Memory, Float[Tensor, " row"]]:
     """Run the base once, whole."""
-    worlds = [(part.prompt, base)]
     with (
-        apply(session.pipe, worlds, guided=False),
+        apply(session.pipe, [(part.prompt, base)], guided=False),
         remembering(session.pipe.unet) as memory,
         cost.measuring(),
     ):

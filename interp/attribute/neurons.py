@@ -74,9 +74,7 @@ def activations(
     )
 
 
-def likeness(
-    session: Session, prompt: str | Prompt, seeds: Seeds = range(10)
-) -> xr.DataArray:
+def likeness(session: Session, prompt: str | Prompt, seeds: Seeds = range(10)) -> xr.DataArray:
     """How alike the first noise predictions of different seeds are: near 1 for memorized prompts.
 
     Example:

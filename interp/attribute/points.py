@@ -141,7 +141,7 @@ def chosen_steps(steps: Steps | str, calls: int) -> list[int]:
 def _at_start(session: Session, prompt: Prompt, seeds: Sequence[int]) -> Points:
     """The first step of every seed, from the noise itself."""
     size = (session.height, session.width)
-    latents, timestep, alpha_bars = unet_call.start(session.pipe, seeds, session.steps, *size)
+    latents, timestep, alpha_bars = unet_call.first_step(session.pipe, seeds, session.steps, *size)
     points = Points(
         prompt,
         tuple(seeds),

@@ -42,7 +42,7 @@ class BatchRows:
     """The rows of one UNet batch.
 
     Attributes:
-        prompts: the prompt of every row; None for unconditional rows that nobody described.
+        prompts: the prompt of every row; None for unconditional rows whose prompts are unknown.
         uncond: how many rows, all at the front, are unconditional: none, or half.
         images: how many conditional rows in succession are images of one prompt.
     """
@@ -53,7 +53,7 @@ class BatchRows:
 
     @cached_property
     def category(self) -> Integer[Tensor, "row position"]:
-        """Category codes of every row; -1 where nobody described the row."""
+        """Category codes of every row; -1 where the prompt is unknown."""
         length = len(next(prompt for prompt in self.prompts if prompt is not None).category)
         unknown = torch.full((length,), -1)
         rows = [unknown if prompt is None else prompt.category for prompt in self.prompts]
@@ -94,20 +94,22 @@ class RowReader:
         self,
         pipe: Any,
         hooks: Hooks,
-        tokens: Sequence[Prompt] | None = None,
-        negative: Sequence[Prompt] | None = None,
+        tokens: Prompt | Sequence[Prompt] | None = None,
+        negative: Prompt | Sequence[Prompt] | None = None,
         guided: bool | None = None,
     ) -> None:
-        self.pipe, self.tokens, self.negative, self.guided = pipe, tokens, negative, guided
+        self.pipe, self.guided = pipe, guided
+        self.tokens = [tokens] if isinstance(tokens, Prompt) else tokens
+        self.negative = [negative] if isinstance(negative, Prompt) else negative
         self.rows: BatchRows | None = None
-        self._heard: list[Encoded] = []
-        self._stale = False
+        self._encodings: list[Encoded] = []
+        self._used = False
         self._text: Any = None
         if tokens is None or getattr(pipe, "text_encoder", None) is not None:
             primary, *second = (encoder for _, encoder in encoders(pipe))
-            hooks.after(primary, self._hear)
+            hooks.after(primary, self._after_encoder)
             for encoder in second:
-                hooks.after(encoder, self._hear_second)
+                hooks.after(encoder, self._after_second_encoder)
         hooks.before(pipe.unet, self._read)
 
     @property
@@ -117,21 +119,23 @@ class RowReader:
             raise RuntimeError("RowReader.batch is known only during a UNet call")
         return self.rows
 
-    def _hear(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+    def _after_encoder(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         if ASIDE.get():
             return
         ids = args[0] if args else kwargs["input_ids"]
-        if self._stale:
-            self._heard, self._stale = [], False
+        if self._used:
+            self._encodings, self._used = [], False
         # SDXL reads an earlier layer than SD, and clip_skip an earlier one still.
         states = [*(getattr(output, "hidden_states", None) or ()), output.get("last_hidden_state")]
-        self._heard.append(Encoded(ids, None, tuple(s for s in states if s is not None)))
+        self._encodings.append(Encoded(ids, None, tuple(s for s in states if s is not None)))
 
-    def _hear_second(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+    def _after_second_encoder(
+        self, module: nn.Module, args: tuple, kwargs: dict, output: Any
+    ) -> None:
         # SDXL's encoders are called one after the other, the primary one first.
-        if not ASIDE.get() and self._heard:
+        if not ASIDE.get() and self._encodings:
             ids = args[0] if args else kwargs["input_ids"]
-            self._heard[-1] = replace(self._heard[-1], ids_2=ids)
+            self._encodings[-1] = replace(self._encodings[-1], ids_2=ids)
 
     def _read(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         text = kwargs["encoder_hidden_states"] if len(args) < 3 else args[2]
@@ -142,7 +146,7 @@ class RowReader:
             guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
         identify = self._recognised if self.tokens is None else self._described
         self.rows = identify(text, guided)
-        self._text, self._stale = text, True
+        self._text, self._used = text, True
 
     def _described(self, text: Text, guided: bool) -> BatchRows:
         """The rows of a batch whose conditional prompts the caller described."""
@@ -159,7 +163,7 @@ class RowReader:
         for prompt in (*tokens, *(negative or ())):
             if prompt.embeds.shape != text.shape[1:]:
                 raise InterpError(
-                    f"{prompt!r} was said to be a row of this batch.",
+                    f"{prompt!r} can not be a row of this UNet batch.",
                     f"Its embeddings are {tuple(prompt.embeds.shape)}, the batch's rows "
                     f"{tuple(text.shape[1:])}.",
                     "Encode it with this pipeline.",
@@ -167,7 +171,7 @@ class RowReader:
         half, images = (total // 2 if guided else 0), total // count
         cond = [prompt for prompt in tokens for _ in range(images)]
         if negative is None:
-            uncond = _unconditional(self.pipe, self._heard, text[:half])
+            uncond = _unconditional(self.pipe, self._encodings, text[:half])
         elif half % len(negative):
             raise InterpError(
                 f"{len(negative)} negative prompts were described.",
@@ -180,28 +184,28 @@ class RowReader:
 
     def _recognised(self, text: Text, guided: bool) -> BatchRows:
         """The rows of a batch, recognised by what the text encoder returned."""
-        heard, total = self._heard, len(text)
+        encodings, total = self._encodings, len(text)
         half = total // 2 if guided else 0
-        found = _recognise(heard, text)
+        found = _recognise(encodings, text)
         missing = [row for row in range(half, total) if found[row] is None]
         if missing or (guided and total % 2):
             raise InterpError(
-                f"The prompts of a UNet batch of {total} rows were to be recognised.",
-                f"Rows {missing} are none of the {len(heard)} encodings that were made meanwhile, "
-                "because the pipeline was called with prompt_embeds, or encoded before.",
-                "Say what they are: tokens=interp.encode(pipe, prompts).",
+                f"Cannot tell which prompts a UNet batch of {total} rows holds.",
+                f"Rows {missing} match none of the {len(encodings)} encodings since the last run, "
+                "because the pipeline was called with prompt_embeds, or they were encoded earlier.",
+                "Pass the prompts: tokens=interp.encode(pipe, prompts).",
             )
-        cond = _named(self.pipe, heard, found[half:], text[half:])
-        uncond = _unconditional(self.pipe, heard, text[:half])
-        return BatchRows((*uncond, *cond), half, _images(heard, found[half:]))
+        cond = _named(self.pipe, encodings, found[half:], text[half:])
+        uncond = _unconditional(self.pipe, encodings, text[:half])
+        return BatchRows((*uncond, *cond), half, _images(encodings, found[half:]))
 
 
-def _recognise(heard: Sequence[Encoded], text: Text) -> list[tuple[int, int] | None]:
-    """For every row, the encoder call and the place in it that said exactly this."""
+def _recognise(encodings: Sequence[Encoded], text: Text) -> list[tuple[int, int] | None]:
+    """For every row, the encoder call and the place in it that returned these embeddings."""
     found: list[tuple[int, int] | None] = [None] * len(text)
     text = text.detach()
-    for call in range(len(heard)):
-        for state in heard[call].states:
+    for call in range(len(encodings)):
+        for state in encodings[call].states:
             if state.shape[1] != text.shape[1] or state.shape[2] > text.shape[2]:
                 continue
             said = state.detach().to(text)
@@ -216,7 +220,7 @@ def _recognise(heard: Sequence[Encoded], text: Text) -> list[tuple[int, int] | N
 
 def _named(
     pipe: Any,
-    heard: Sequence[Encoded],
+    encodings: Sequence[Encoded],
     found: Sequence[tuple[int, int] | None],
     text: Text,
 ) -> list[Prompt | None]:
@@ -225,16 +229,16 @@ def _named(
     for key, row in zip(found, text, strict=True):
         if key is not None and key not in known:
             call, place = key
-            ids, second = heard[call].ids[place].cpu(), heard[call].ids_2
+            ids, second = encodings[call].ids[place].cpu(), encodings[call].ids_2
             second = None if second is None else second[place].cpu()
             known[key] = from_ids(pipe, ids, row.detach(), second)
     return [known[key] for key in found]
 
 
-def _images(heard: Sequence[Encoded], found: Sequence[tuple[int, int] | None]) -> int:
+def _images(encodings: Sequence[Encoded], found: Sequence[tuple[int, int] | None]) -> int:
     """Images per prompt: as many as the rows have of each of the prompts encoded together."""
     call, _ = found[0]  # type: ignore[misc]
-    images, rest = divmod(len(found), len(heard[call].ids))
+    images, rest = divmod(len(found), len(encodings[call].ids))
     grouped = rest == 0 and all(
         found[start] == key
         for start in range(0, len(found), max(images, 1))
@@ -243,9 +247,9 @@ def _images(heard: Sequence[Encoded], found: Sequence[tuple[int, int] | None]) -
     return images if grouped else 1
 
 
-def _unconditional(pipe: Any, heard: Sequence[Encoded], text: Text) -> list[Prompt | None]:
+def _unconditional(pipe: Any, encodings: Sequence[Encoded], text: Text) -> list[Prompt | None]:
     """The prompts of unconditional rows; SDXL's default, all zeros, has the layout of ""."""
-    named = _named(pipe, heard, _recognise(heard, text), text)
+    named = _named(pipe, encodings, _recognise(encodings, text), text)
     return [
         _empty(pipe, row) if prompt is None and not bool(row.any()) else prompt
         for prompt, row in zip(named, text, strict=True)

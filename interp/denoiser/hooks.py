@@ -99,7 +99,7 @@ def hookable(pipe: Any) -> tuple[Site, ...]:
     # A whole UNet or one block, wrapped by torch.compile(module) or in place by module.compile().
     if any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in unet.modules()):
         raise InterpError(
-            f"Hooks on the UNet of a {type(pipe).__name__} were asked for.",
+            f"Cannot hook the UNet of a {type(pipe).__name__}.",
             "It is compiled, and torch silently ignores hooks that are added after compiling.",
             "Use the pipeline before torch.compile (unet._orig_mod is the original module).",
         )
@@ -107,10 +107,10 @@ def hookable(pipe: Any) -> tuple[Site, ...]:
     for site in layers:
         refused = _refused(unet.get_submodule(site.path))
         if refused is not None:
-            raise InterpError(f"Layer {site.name} was to be hooked.", *refused)
+            raise InterpError(f"Cannot hook layer {site.name}.", *refused)
     if getattr(pipe, "do_perturbed_attention_guidance", False) or "Pix2Pix" in type(pipe).__name__:
         raise InterpError(
-            f"The rows of a {type(pipe).__name__} were to be told apart.",
+            f"Cannot tell the rows of a {type(pipe).__name__} apart.",
             "Its batches are not [unconditional..., conditional...].",
             "Use a pipeline with plain classifier-free guidance.",
         )

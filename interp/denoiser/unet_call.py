@@ -43,13 +43,13 @@ def noise(pipe: Any, seed: int, height: int, width: int) -> Float[Tensor, "1 c h
     return randn_tensor(shape, generator=generator, device=device, dtype=pipe.unet.dtype)
 
 
-def start(
+def first_step(
     pipe: Any, seeds: Sequence[int], steps: int, height: int, width: int
 ) -> tuple[Float[Tensor, "row c h w"], Float[Tensor, ""], list[float]]:
     """Return what the UNet is given at the first step, the timestep, and every row's `alpha_bar`.
 
     Example:
-        >>> latents, timestep, alpha_bars = start(pipe, [0], 50, 512, 512)
+        >>> latents, timestep, alpha_bars = first_step(pipe, [0], 50, 512, 512)
     """
     scheduler = copy.deepcopy(pipe.scheduler)
     scheduler.set_timesteps(steps, device=pipe._execution_device)
@@ -70,7 +70,7 @@ def predict(
     """Return one prediction as noise, differentiable in the embeddings.
 
     Example:
-        >>> predict(pipe, *start(pipe, [0], 50, 512, 512), a.embeds[None], a.pooled)
+        >>> predict(pipe, *first_step(pipe, [0], 50, 512, 512), a.embeds[None], a.pooled)
 
     Args:
         latents: what the UNet is given (after the scheduler's input scaling).

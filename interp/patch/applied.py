@@ -43,8 +43,8 @@ class Applied:
 
     Args:
         pipe: a Stable Diffusion 1.x, 2.x or SDXL pipeline.
-        operations: those of each conditional prompt, in order; or one entry for all.
-        prompts: the conditional prompts; None recognises prompts that are given as text.
+        operations: for each conditional prompt, in order; or one entry for all.
+        tokens: the conditional prompts; None recognises prompts that are given as text.
 
     Other arguments and errors as in `apply`.
     """
@@ -53,21 +53,20 @@ class Applied:
         self,
         pipe: Any,
         operations: Sequence[tuple[Operation, ...]],
-        prompts: Sequence[Prompt] | None,
+        tokens: Prompt | Sequence[Prompt] | None,
         negative: Prompt | Sequence[Prompt] | None,
         guided: bool | None,
         strict: bool,
     ) -> None:
-        negative = [negative] if isinstance(negative, Prompt) else negative
         layers = hookable(pipe)
         self.pipe, self.strict = pipe, strict
-        self._by_prompt, self._one_for_all = operations, prompts is None
+        self._by_prompt = operations
         self.operations = tuple(dict.fromkeys(chain.from_iterable(operations)))
         # Asking for the heads now reports unknown layers and heads before anything runs.
         self.heads = {operation: operation.where.heads_at(layers) for operation in self.operations}
         self.touched: set[Operation] = set()
         self._hooks = Hooks()
-        self.reader = RowReader(pipe, self._hooks, prompts, negative, guided)
+        self.reader = RowReader(pipe, self._hooks, tokens, negative, guided)
         self.clock = StepClock(pipe, self._hooks)
         patched = PATCHED.get(pipe.unet) or PatchedDenoiser(pipe.unet, layers)
         patched.applied.append(self)
@@ -104,7 +103,7 @@ class Applied:
         """The operations on every row of the batch, at this layer in this step.
 
         Raises:
-            InterpError: for operations on unconditional rows that nobody described.
+            InterpError: for operations on unconditional rows whose prompts are unknown.
         """
         rows = self.reader.batch
         found = []
@@ -114,16 +113,16 @@ class Applied:
             place = (row if unconditional else row - rows.uncond) // rows.images
             here = [
                 operation
-                for operation in self._by_prompt[0 if self._one_for_all else place]
+                for operation in self._by_prompt[place if len(self._by_prompt) > 1 else 0]
                 if operation.where.on_row(unconditional)
                 and operation.where.at_step(self.clock.step)
                 and site in self.heads[operation]
             ]
             if here and prompt is None:
                 raise InterpError(
-                    f"{here[0]!r} was to patch unconditional rows.",
-                    "They were given as negative_prompt_embeds, and nothing says what they are.",
-                    "Describe them: negative=interp.encode(pipe, '').",
+                    f"{here[0]!r} applies to unconditional rows.",
+                    "They were given as negative_prompt_embeds, and their prompts are unknown.",
+                    "Pass the prompts: negative=interp.encode(pipe, '').",
                 )
             found.append(tuple((operation, prompt) for operation in here if prompt is not None))
         for operation, prompt in chain.from_iterable(found):

@@ -46,8 +46,8 @@ class Silence(Operation):
         numbers = list(dict(self.neurons).get(site.name, ()))
         if numbers and not 0 <= min(numbers) <= max(numbers) < width:
             raise InterpError(
-                f"Neurons {numbers} of layer {site.name} were to be silenced.",
-                f"Its value projection has {width} of them, counted from 0.",
+                f"Cannot silence neurons {numbers} of layer {site.name}.",
+                f"Its value projection has {width} outputs, counted from 0.",
                 "Name neurons of this model.",
             )
         chosen[numbers] = True

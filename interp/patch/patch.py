@@ -71,8 +71,8 @@ class Patch:
         if not self.edits_embeddings:
             raise InterpError(
                 f"The embeddings after {self!r} were asked for.",
-                "It masks, or is limited to layers, steps, heads, keys or values, so that no "
-                "single set of embeddings stands for it.",
+                "It is more than an edit of the embeddings: it masks, or is limited to layers, "
+                "steps, heads, keys or values.",
                 "Use it with patch.on(pipe).",
             )
 
@@ -80,7 +80,7 @@ class Patch:
             if pipe is None:
                 raise InterpError(
                     f"The embeddings after {self!r} were asked for.",
-                    "Other pads must be encoded, and no text encoder was given.",
+                    "It encodes the prompt again, which takes the pipeline's text encoder.",
                     "Pass the pipeline: patch.embeds(prompt, pipe).",
                 )
             return repadded(pipe, given, token)
@@ -115,9 +115,7 @@ class Patch:
         Raises:
             InterpError: for what can not be patched; after the block, if it touched nothing.
         """
-        prompts = [tokens] if isinstance(tokens, Prompt) else tokens
-        operations = [self.operations] * (1 if prompts is None else len(prompts))
-        with Applied(pipe, operations, prompts, negative, guided, strict) as applied:
+        with Applied(pipe, [self.operations], tokens, negative, guided, strict) as applied:
             yield applied
 
     def install(self, pipe: Any, *, strict: bool = True) -> Applied:

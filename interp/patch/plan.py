@@ -19,10 +19,8 @@ from interp.patch.base import Operation
 from interp.text.prompt import Prompt
 
 SIDES = ("k", "v")
-Edit = tuple[Operation, Prompt]
-"""An operation, and the prompt that it edits."""
-RowEdits = tuple[tuple[Edit, ...], ...]
-"""The edits of every row of a batch."""
+RowEdits = tuple[tuple[tuple[Operation, Prompt], ...], ...]
+"""For every row of a batch, its operations, each with the prompt that it edits."""
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,7 @@ def zero(
     With `fraction`, only the first `int(n * fraction)` of a category's n positions: for pads those
     nearest to the end of the prompt.
     """
-    where = Where(layers, steps, heads, side, uncond)
-    return Patch((Zero(_names(category), where, fraction),))
+    return Patch((Zero(_names(category), Where(layers, steps, heads, side, uncond), fraction),))
 
 
 def copy(
@@ -68,8 +67,7 @@ def copy(
         >>> copy("pad", to=("prompt", "eot"), reduce="mean")
     """
     (origin,) = _names(source)
-    where = Where(layers, steps, heads, side, uncond)
-    return Patch((Copy(_names(to), where, origin, reduce),))
+    return Patch((Copy(_names(to), Where(layers, steps, heads, side, uncond), origin, reduce),))
 
 
 def swap(
@@ -96,9 +94,8 @@ def swap(
     The donor may be a prompt, one with other embeddings (`dataclasses.replace(b, embeds=...)`), or
     a dataset of one prompt (see `as_dataset`).
     """
-    where = Where(layers, steps, heads, side, uncond)
     (giver,) = _prompts(donor, "donor", most=1)
-    return Patch((Swap(_names(category), where, giver, align),))
+    return Patch((Swap(_names(category), Where(layers, steps, heads, side, uncond), giver, align),))
 
 
 def mean(
@@ -136,8 +133,7 @@ def noise(
     Example:
         >>> noise(CATEGORIES, std=0.1, seed=0)
     """
-    where = Where(layers, steps, heads, side, uncond)
-    return Patch((Noise(_names(category), where, std, seed),))
+    return Patch((Noise(_names(category), Where(layers, steps, heads, side, uncond), std, seed),))
 
 
 def scale(
@@ -158,8 +154,7 @@ def scale(
     A negative logit is pushed down by a factor above 1, as in Ren et al. (ECCV 2024). With
     `side="v"` what is read is scaled, with "kv" both are.
     """
-    where = Where(layers, steps, heads, side, uncond)
-    return Patch((Scale(_names(category), where, factor),))
+    return Patch((Scale(_names(category), Where(layers, steps, heads, side, uncond), factor),))
 
 
 def mask(
@@ -223,8 +218,8 @@ def silence(
     held = tuple((layer, tuple(sorted(set(map(int, n))))) for layer, n in neurons.items() if len(n))
     if not held:
         raise InterpError(
-            "Neurons were to be silenced, and none were named.",
-            "A patch without neurons touches nothing.",
+            "silence() was given no neurons.",
+            "Without neurons it would change nothing.",
             "Name some: {'mid.0': [9]}.",
         )
     where = Where(tuple(layer for layer, _ in held), steps, None, "v", uncond)

@@ -33,8 +33,8 @@ class SamplerRun:
         """What follows is of this step."""
         if step in self.timesteps:
             raise InterpError(
-                f"Step {step} was to be recorded.",
-                "It was recorded before in the same run.",
+                f"Step {step} was recorded twice in one run.",
+                "It was recorded before, and a dataset has one value for each step.",
                 "Call log.clock.restart() before the UNet is called for another batch.",
             )
         self.step = step
@@ -138,10 +138,10 @@ def _timesteps(runs: Sequence[SamplerRun]) -> dict[int, float]:
         for step, timestep in run.timesteps.items():
             if timesteps.setdefault(step, timestep) != timestep:
                 raise InterpError(
-                    "Several runs were to be one dataset.",
+                    "Cannot make one dataset of these runs.",
                     f"Step {step} is at timestep {timesteps[step]:g} in one and at {timestep:g} in "
                     "another.",
-                    "Record runs of different schedules in blocks of their own.",
+                    "Record runs of different schedules in separate blocks.",
                 )
     return dict(sorted(timesteps.items()))
 
@@ -173,8 +173,8 @@ def _arrays(
         if np.isnan(numbers).any():
             raise InterpError(
                 f"{name} of layer {site.name} was recorded in step {step}.",
-                "It holds NaN, because a number before it overflowed; in a dataset NaN would read "
-                "as a head that is not there.",
+                "It holds NaN, because something overflowed; in a dataset NaN stands for a head "
+                "that does not exist.",
                 "Run the model in float32 or bfloat16, or patch more gently.",
             )
         at = (prompt, image, step_place[step], layer_place[site], slice(site.heads))

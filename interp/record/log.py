@@ -104,15 +104,15 @@ class Log:
         if not self.runs or clock.run != self.runs[-1].number:
             self.runs.append(SamplerRun(clock.run, batch))
             self._first = self.kept
-            # diffusers looks for dtype and device among all modules, which takes a while.
-            patches = patches_on(self.pipe.unet)
-            self.facts = self.facts or {**describe(self.pipe), "patches": patches}
+            if not self.facts:
+                # Once: diffusers looks for dtype and device among all modules, which takes a while.
+                self.facts = {**describe(self.pipe), "patches": patches_on(self.pipe.unet)}
         run = self.runs[-1]
         if run.rows is not batch and run.rows.ids != batch.ids:
             raise InterpError(
-                f"Step {clock.step} of a run was to be recorded.",
-                "Its batch holds other prompts than the steps before.",
-                "Record such calls in blocks of their own, or call log.clock.restart() between.",
+                f"Cannot record step {clock.step} of a run.",
+                "Its batch holds other prompts than the steps before it.",
+                "Record such calls in separate blocks, or call log.clock.restart() between them.",
             )
         if len(run.timesteps) == 1:
             self._project(len(self.pipe.scheduler.timesteps))
@@ -173,7 +173,7 @@ class Log:
         layer, shape = self._shapes.setdefault(name, (site.name, tuple(values.shape[2:])))
         if shape != tuple(values.shape[2:]):
             raise InterpError(
-                f"{name} of layers {layer} and {site.name} were to be recorded together.",
+                f"Cannot record {name} of layers {layer} and {site.name} together.",
                 f"They have shapes {shape} and {tuple(values.shape[2:])}.",
                 "Choose layers of one resolution (layers='up.1'), or resample: maps(size=16).",
             )
@@ -192,7 +192,7 @@ class Log:
     def _refuse(self, size: int, verb: str) -> None:
         names = ", ".join(recorder.name for recorder in self.recorders)
         raise InterpError(
-            f"{names} of {len(self.wanted)} layers were to be recorded.",
+            f"Cannot record {names} of {len(self.wanted)} layers.",
             f"That {verb} {size / GIB:.3g} GiB; the budget is {self.budget / GIB:.3g} GiB.",
             "Record fewer layers, steps or rows, smaller maps, or raise budget= (in bytes).",
         )
@@ -231,11 +231,9 @@ def record(
         InterpError: for pipelines that can not be recorded, unknown prompts, recorders of one name,
             a record that would exceed the budget.
     """
-    given = [tokens] if isinstance(tokens, Prompt) else tokens
-    other = [negative] if isinstance(negative, Prompt) else negative
     chosen = distinct(recorders or (mass,))
     with Hooks() as hooks:
-        reader = RowReader(pipe, hooks, given, other, guided)
+        reader = RowReader(pipe, hooks, tokens, negative, guided)
         yield Log(pipe, chosen, layers, uncond, budget, hooks, reader)
 
 

@@ -152,7 +152,7 @@ def _check_finite(jobs: Sequence[Job], values: np.ndarray, what: str) -> None:
         first = broken[0]
         raise InterpError(
             f"{first.prompt.text!r} was run with seed {first.seed} and patch {first.patch!r}.",
-            f"Its {what} are not all finite, nor are those of {len(broken) - 1} others.",
+            f"Its {what} are not all finite; the same goes for {len(broken) - 1} other images.",
             "Run in float32 or bfloat16 (SDXL's VAE overflows in float16), or patch more gently.",
         )
 

@@ -155,7 +155,7 @@ class Session(Settings):
         self, prompt: Prompt, embeds: Float[Tensor, "position channel"], seed: int
     ) -> Float[Tensor, "1 c h w"]:
         """Return `eps_c - eps_u` at the first step, differentiable in `embeds`."""
-        at = unet_call.start(self.pipe, [seed], self.steps, self.height, self.width)
+        at = unet_call.first_step(self.pipe, [seed], self.steps, self.height, self.width)
         empty = self.unconditional
         with torch.no_grad():
             eps_u = unet_call.predict(self.pipe, *at, empty.embeds[None], empty.pooled)
@@ -183,7 +183,7 @@ class Session(Settings):
         if clean and images:
             raise InterpError(
                 "Images on the clean trajectory were asked for.",
-                "There the unpatched run decides the latents, so all images would be its image.",
+                "All images would be that of the unpatched run, whose latents are used there.",
                 "Record or trace with trajectory='clean'; see images with trajectory='own'.",
             )
         names, edits = labels(patch)
@@ -234,7 +234,7 @@ class Session(Settings):
         foreign = next((prompt for prompt in encoded if prompt.embeds.shape != shape), None)
         if foreign is not None:
             raise InterpError(
-                f"{foreign!r} was to be run.",
+                f"Cannot run {foreign!r}.",
                 f"Its embeddings are {tuple(foreign.embeds.shape)}, this model's {tuple(shape)}.",
                 "Encode it with this session: sd.encode(text).",
             )

@@ -155,7 +155,7 @@ def _check(
         )
     if getattr(pipe, "safety_checker", None) is not None:
         raise InterpError(
-            "A session with a pipeline that has a safety checker was asked for.",
+            "A session can not have a pipeline with a safety checker.",
             "It blackens some images, and a black image has no similarity to anything.",
             "Load it with safety_checker=None, or set pipe.safety_checker = None.",
         )

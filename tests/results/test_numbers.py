@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from interp import InterpError
-from interp.results.numbers import chosen_seeds
+from interp.results.numbers import chosen_seeds, whole
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,12 @@ def test_three_seeds(given: Any) -> None:
     seeds = chosen_seeds(given)
     assert seeds == (0, 1, 2)
     assert {type(seed) for seed in seeds} == {int}
+
+
+def test_numbers_of_numpy_are_whole_numbers() -> None:
+    numbers = whole(np.array([2, 0, 2]), "steps")
+    assert numbers == (2, 0, 2)
+    assert {type(number) for number in (*numbers, *whole(np.int64(3), "heads"))} == {int}
 
 
 def test_seeds_keep_their_order() -> None:

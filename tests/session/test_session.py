@@ -31,7 +31,7 @@ PATCHES = {
     "mask": mask("eot", steps=slice(1, 3)),
     "copy": copy("eot", to="prompt", layers="mid"),
 }
-#: Enough to see batches of several rows, mixed patches and an unpatched world among them.
+#: Enough to see batches of several rows, mixed patches and an unpatched row among them.
 FEW = {name: PATCHES[name] for name in ("none", "zero", "head")}
 
 
@@ -63,7 +63,7 @@ def test_a_negative_prompt_is_that_of_plain_diffusers(sd):
     assert np.array_equal(np.asarray(ours[0]), np.asarray(plain.images[0]))
 
 
-def test_a_batch_of_worlds_is_the_loop_over_worlds(sd):
+def test_a_batch_is_the_loop_over_its_images(sd):
     together = sd.trace(TEXTS, seeds=[0, 5], patch=PATCHES, half=False)
     for i, (name, patch) in enumerate(PATCHES.items()):
         prompt, seed = i % 2, (0, 5)[i // 2 % 2]
