@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from interp.denoiser.layers import Site, select, sites
     from interp.errors import InterpError
     from interp.patch import (
+        Applied,
         Patch,
         Where,
+        apply,
         copy,
         mask,
         mean,
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
         swap,
         zero,
     )
-    from interp.patch.on_pipeline import Attached, attach
     from interp.record import Log, Recorder, entropy, maps, mass, record, token_mass
     from interp.results import open, provenance, save
     from interp.session import Rewrite, Session
@@ -44,8 +45,7 @@ _HOMES = {
     "interp": "attribute detect metrics mitigations paper patch plot",
     "interp.denoiser.layers": "Site select sites",
     "interp.errors": "InterpError",
-    "interp.patch": "Patch Where copy mask mean noise repad scale silence swap zero",
-    "interp.patch.on_pipeline": "Attached attach",
+    "interp.patch": "Applied Patch Where apply copy mask mean noise repad scale silence swap zero",
     "interp.record": "Log Recorder entropy maps mass record token_mass",
     "interp.results": "open provenance save",
     "interp.session": "Rewrite Session",
@@ -60,12 +60,12 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
-    "CATEGORIES", "Attached", "InterpError", "Log", "Patch", "Prompt", "Recorder", "Rewrite",
-    "Session", "Site", "Where", "as_dataset", "as_prompts", "attach", "attribute", "categories",
+    "CATEGORIES", "Applied", "InterpError", "Log", "Patch", "Prompt", "Recorder", "Rewrite",
+    "Session", "Site", "Where", "apply", "as_dataset", "as_prompts", "attribute", "categories",
     "copy", "detect", "encode", "entropy", "load", "maps", "mask", "mass", "mean", "metrics",
     "mitigations", "noise", "open", "paper", "patch", "plot", "provenance", "read_prompts",
-    "record", "repad", "save", "scale", "select", "silence", "sites", "swap", "sweep",
-    "token_mass", "zero",
+    "record", "repad", "save", "scale", "select", "silence", "sites", "swap", "sweep", "token_mass",
+    "zero",
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import interp as ip
-from interp import Patch, Prompt, attach, encode, record, sites
+from interp import Patch, Prompt, apply, encode, record, sites
 from interp.denoiser.hooks import Hooks
 from interp.text.encoding import encoders
 from tests.conftest import hook_count
@@ -225,9 +225,9 @@ def test_scaling_a_key_is_scaling_its_logit(pipe, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
-def test_a_batch_of_worlds_equals_the_loop(pipe, guidance: float) -> None:
+def test_a_batch_equals_the_loop_over_its_rows(pipe, guidance: float) -> None:
     a, b, empty = encode(pipe, [TEXTS[0], LONG, ""])
-    worlds = [
+    rows = [
         (a, None),
         (a, ip.zero("pad")),
         (b, ip.mask("eot", heads=0) & ip.scale("sot", 1.3)),
@@ -239,9 +239,9 @@ def test_a_batch_of_worlds_equals_the_loop(pipe, guidance: float) -> None:
     call = {"guidance_scale": guidance}
 
     def run(chosen: slice) -> tuple[Tensor, Any]:
-        prompts = [prompt for prompt, _ in worlds[chosen]]
+        prompts = [prompt for prompt, _ in rows[chosen]]
         with (
-            attach(pipe, worlds[chosen], negative=empty),
+            apply(pipe, rows[chosen], negative=empty),
             record(pipe, tokens=prompts, negative=empty) as log,
         ):
             images = from_embeds(
@@ -262,12 +262,12 @@ def test_a_batch_of_worlds_equals_the_loop(pipe, guidance: float) -> None:
         np.testing.assert_allclose(mass[place], alone_mass[0], atol=1e-5)
 
 
-def test_a_world_is_the_patch_on_a_text_prompt(pipe) -> None:
+def test_a_described_row_is_patched_like_a_text_prompt(pipe) -> None:
     (a,) = encode(pipe, TEXTS[0])
     patch = ip.zero("pad") & ip.scale("sot", 1.2)
     with patch.on(pipe):
         by_text = latents(pipe)
-    with attach(pipe, [(a, patch)]):
+    with apply(pipe, [(a, patch)]):
         assert torch.equal(latents(pipe), by_text)
     with patch.on(pipe, tokens=a):
         assert torch.equal(latents(pipe), by_text)

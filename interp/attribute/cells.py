@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from interp.denoiser.layers import Site
 from interp.patch import Patch, Where
 from interp.patch.base import Operation
-from interp.patch.operations import Mask
 from interp.patch.where import Side
 
 
@@ -94,7 +93,7 @@ def _placed(
     if steps is not None and not len(steps):
         return []
     # Masking takes keys out of the softmax: it is a matter of keys, whatever its side says.
-    sides = "k" if isinstance(operation, Mask) else operation.where.side
+    sides = "k" if operation.EDITS == "keys" else operation.where.side
     by_side: dict[str, dict[str, tuple[int, ...]]] = {}
     for site, heads in operation.where.heads_at(layers).items():
         for head in heads:

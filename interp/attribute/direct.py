@@ -19,8 +19,7 @@ from interp.attribute.points import Points, chunks, predict, rows_at_once
 from interp.attribute.resume import Cost, Memory, remembering, resumed
 from interp.attribute.values import NoiseValue
 from interp.denoiser.layers import sites
-from interp.patch import Patch
-from interp.patch.on_pipeline import attach
+from interp.patch import Patch, apply
 from interp.session import Session
 
 COPIES = 8
@@ -70,10 +69,10 @@ def evaluate(
             for first, group in _by_station(session, asks, mine, memory).items():
                 for piece in chunks(len(group), max(1, most // len(part))):
                     numbers = [group[place] for place in piece]
-                    worlds = [(points.prompt, asks[number].patch) for number in numbers]
+                    patched = [(points.prompt, asks[number].patch) for number in numbers]
                     with (
                         resumed(session.pipe.unet, memory, first, len(numbers)),
-                        attach(session.pipe, worlds, guided=False, strict=False),
+                        apply(session.pipe, patched, guided=False, strict=False),
                     ):
                         eps_c = predict(session, part, points.prompt.embeds, len(numbers))
                     eps_u = repeat(part.eps_u, "row ... -> (ask row) ...", ask=len(numbers))
@@ -89,9 +88,8 @@ def _remember(
     session: Session, part: Points, base: Patch, value: NoiseValue, cost: Cost
 ) -> tuple[Memory, Float[Tensor, " row"]]:
     """Run the base once, whole."""
-    worlds = [(part.prompt, base)]
     with (
-        attach(session.pipe, worlds, guided=False),
+        apply(session.pipe, [(part.prompt, base)], guided=False),
         remembering(session.pipe.unet) as memory,
         cost.measuring(),
     ):

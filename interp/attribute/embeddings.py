@@ -30,6 +30,7 @@ from interp.attribute.values import NoiseValue, Value, guidance, value_name
 from interp.errors import InterpError
 from interp.patch.where import Steps
 from interp.results.axes import POSITION
+from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Session
 from interp.text.categories import CATEGORIES
 from interp.text.prompt import Prompt
@@ -48,7 +49,7 @@ def tokens(
     baseline: Baseline = "zero",
     *,
     value: Value | None = None,
-    seeds: Sequence[int] = (0,),
+    seeds: Seeds = (0,),
     steps: Steps | str = 0,
     points: int = 32,
     samples: int = 25,
@@ -96,7 +97,7 @@ def tokens(
             f"Methods are {', '.join(METHODS)}, and values those of noise predictions.",
             "Choose among them, with guidance() or noise_value(f).",
         )
-    encoded = session._prompts(prompts)
+    encoded, seeds = session._prompts(prompts), chosen_seeds(seeds)
     found, ends = [], []
     for prompt in tqdm(encoded, unit="prompt", disable=None):
         start = absent(baseline, encoded, _held(prompt)).embeds(prompt, session.pipe).float()
@@ -135,7 +136,7 @@ def significance(
     session: Session,
     prompts: str | Prompt | Sequence[str | Prompt],
     *,
-    seeds: Sequence[int] = (0,),
+    seeds: Seeds = (0,),
     steps: Steps | str = "all",
 ) -> xr.Dataset:
     """Wen et al.'s token significance: how strongly the guidance depends on each embedding.
@@ -155,7 +156,7 @@ def significance(
     averages over 2n rows a gradient that only the last of them has. Here each image has its own
     norm, and all of them their share of the gradient.
     """
-    encoded = session._prompts(prompts)
+    encoded, seeds = session._prompts(prompts), chosen_seeds(seeds)
     found = []
     for prompt in tqdm(encoded, unit="prompt", disable=None):
         points = clean_points(session, prompt, seeds, steps)

@@ -14,9 +14,9 @@ import xarray as xr
 
 from interp.attribute.cells import Cell, inside, outside
 from interp.attribute.points import chosen_steps
-from interp.denoiser import first_step
 from interp.denoiser.hooks import hookable
 from interp.denoiser.layers import Selector, Site, select
+from interp.denoiser.unet_call import calls_per_run
 from interp.errors import InterpError
 from interp.patch import Patch
 from interp.patch.where import Side, Steps
@@ -41,7 +41,7 @@ class Layout:
         window: tuple[int, int],
     ) -> None:
         self.every = hookable(session.pipe)
-        self.calls = first_step.calls(session.pipe, session.steps)
+        self.calls = calls_per_run(session.pipe, session.steps)
         self.places = select(self.every, layers)
         self.steps = chosen_steps(steps, self.calls)
         self.window = window

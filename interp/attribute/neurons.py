@@ -26,8 +26,8 @@ from interp.attribute.points import Points, chunks, clean_points, predict, rows_
 from interp.denoiser.hooks import is_fused
 from interp.denoiser.layers import Selector, Site, select, sites
 from interp.errors import InterpError
-from interp.patch import Patch, silence
-from interp.patch.on_pipeline import attach
+from interp.patch import Patch, apply, silence
+from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Session
 from interp.text.prompt import Prompt
 
@@ -74,9 +74,7 @@ def activations(
     )
 
 
-def likeness(
-    session: Session, prompt: str | Prompt, seeds: Sequence[int] = range(10)
-) -> xr.DataArray:
+def likeness(session: Session, prompt: str | Prompt, seeds: Seeds = range(10)) -> xr.DataArray:
     """How alike the first noise predictions of different seeds are: near 1 for memorized prompts.
 
     Example:
@@ -88,7 +86,7 @@ def likeness(
         each channel stretched to [0, 1]; NaN on the diagonal.
     """
     (encoded,) = session._prompts(prompt)
-    points = clean_points(session, encoded, seeds, 0)
+    points = clean_points(session, encoded, chosen_seeds(seeds), 0)
     return _pairs(points, points.eps_c)
 
 
@@ -97,7 +95,7 @@ def find_neurons(
     prompt: str | Prompt,
     usual: xr.DataArray,
     *,
-    seeds: Sequence[int] = range(10),
+    seeds: Seeds = range(10),
     threshold: float = THRESHOLD,
 ) -> xr.Dataset:
     """The neurons that must be silenced for the prompt to lose its hold on the first step.
@@ -142,6 +140,7 @@ def find_neurons(
             f"The usual ones are of {usual.sizes.get('prompt', 0)} prompts.",
             "Pass activations(sd, captions) of many prompts, the more the better.",
         )
+    seeds = chosen_seeds(seeds)
     points = clean_points(session, encoded, seeds, 0)
     pairs = _pairs(points, points.eps_c)
     alike = [row for row in range(len(seeds)) if bool((pairs[row] > threshold).any())]
@@ -220,7 +219,7 @@ class _Search:
         pipe, prompt = self.session.pipe, self.points.prompt
         for rows in chunks(len(self.points), rows_at_once(self.session)):
             part = self.points[rows]
-            with attach(pipe, [(prompt, patch)], guided=False):
+            with apply(pipe, [(prompt, patch)], guided=False):
                 eps_c = predict(self.session, part, prompt.embeds)
             before, after = (stretched(eps - part.latents) for eps in (part.eps_c, eps_c))
             found.append(ms_ssim(before, after))

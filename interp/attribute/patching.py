@@ -24,12 +24,13 @@ from tqdm.auto import tqdm
 from interp import results
 from interp.attribute.points import Points, chunks, clean_points, predict, rows_at_once
 from interp.attribute.values import NoiseValue, Value, guidance, value_name
-from interp.denoiser import first_step
 from interp.denoiser.hooks import Hooks, hookable, is_fused
 from interp.denoiser.layers import Selector, Site, select
+from interp.denoiser.unet_call import calls_per_run
 from interp.errors import InterpError
 from interp.patch import Patch
 from interp.patch.where import Steps
+from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Session
 from interp.session.batches import labels
 from interp.text.categories import CATEGORIES
@@ -51,7 +52,7 @@ def attribution_patching(
     steps: Steps | str = "all",
     *,
     value: Value | None = None,
-    seeds: Sequence[int] = (0,),
+    seeds: Seeds = (0,),
 ) -> xr.Dataset:
     """The first-order estimate of what a patch changes, in every cell of the map at once.
 
@@ -85,11 +86,11 @@ def attribution_patching(
     Source: Nanda 2023, "Attribution patching"; Kramár et al. 2024, AtP* (arXiv 2403.00745), whose
     warning holds here too: where the softmax is saturated, effects through keys are underestimated.
     """
-    encoded = session._prompts(prompts)
+    encoded, seeds = session._prompts(prompts), chosen_seeds(seeds)
     names, patches = labels(patch)
     value = _differentiable(patches, guidance() if value is None else value)
     places = select(hookable(session.pipe), layers)
-    calls = first_step.calls(session.pipe, session.steps)
+    calls = calls_per_run(session.pipe, session.steps)
     found, clean, rows, categories = [], [], 0.0, 0
     for prompt in tqdm(encoded, unit="prompt", disable=None):
         points = clean_points(session, prompt, seeds, steps)

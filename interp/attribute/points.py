@@ -7,7 +7,6 @@ then do not depend on each other, rows of different steps share a batch.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,8 +16,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.denoiser import first_step
-from interp.denoiser.epsilon import alpha_bar, to_epsilon
+from interp.denoiser import unet_call
 from interp.denoiser.memory import images_at_once
 from interp.errors import InterpError
 from interp.patch import Where
@@ -88,7 +86,7 @@ def clean_points(
             "Without guidance the unconditional noise is never predicted.",
             "Use a session with guidance above 1.",
         )
-    calls = first_step.calls(session.pipe, session.steps)
+    calls = unet_call.calls_per_run(session.pipe, session.steps)
     chosen = chosen_steps(steps, calls)
     if chosen == [0]:
         return _at_start(session, prompt, seeds)
@@ -142,21 +140,16 @@ def chosen_steps(steps: Steps | str, calls: int) -> list[int]:
 @torch.no_grad()
 def _at_start(session: Session, prompt: Prompt, seeds: Sequence[int]) -> Points:
     """The first step of every seed, from the noise itself."""
-    pipe = session.pipe
-    scheduler = copy.deepcopy(pipe.scheduler)
-    scheduler.set_timesteps(session.steps, device=pipe._execution_device)
-    timestep = scheduler.timesteps[0]
-    noise = torch.cat([session.noise(seed) for seed in seeds]) * scheduler.init_noise_sigma
-    latents = scheduler.scale_model_input(noise, timestep)
-    abar = alpha_bar(scheduler, float(timestep))
+    size = (session.height, session.width)
+    latents, timestep, alpha_bars = unet_call.first_step(session.pipe, seeds, session.steps, *size)
     points = Points(
         prompt,
         tuple(seeds),
         (0,),
         (0,) * len(seeds),
         latents,
-        repeat(timestep.float(), "-> row", row=len(seeds)),
-        (abar,) * len(seeds),
+        repeat(timestep, "-> row", row=len(seeds)),
+        tuple(alpha_bars),
         latents,
         latents,
         2 * len(seeds),
@@ -187,28 +180,12 @@ def predict(
         embeds: one for all rows, or one each.
         copies: how many times the points come, one after the other.
     """
-    pipe = session.pipe
     latents = repeat(points.latents, "row c h w -> (copy row) c h w", copy=copies)
     timestep = repeat(points.timestep, "row -> (copy row)", copy=copies)
-    text = embeds.to(latents)
-    if text.ndim == 2:
-        text = repeat(text, "position channel -> row position channel", row=len(latents))
-    output = pipe.unet(
-        latents,
-        timestep,
-        encoder_hidden_states=text,
-        added_cond_kwargs=first_step.added(
-            pipe, points.prompt.pooled, session.height, session.width
-        ),
-        return_dict=False,
-    )[0]
-    kind = pipe.scheduler.config.prediction_type
-    return torch.stack(
-        [
-            to_epsilon(one, given, abar, kind)
-            for one, given, abar in zip(output, latents, points.alpha_bar * copies, strict=True)
-        ]
-    )
+    if embeds.ndim == 2:
+        embeds = repeat(embeds, "position channel -> row position channel", row=len(latents))
+    at = (latents, timestep, points.alpha_bar * copies)
+    return unet_call.predict(session.pipe, *at, embeds, points.prompt.pooled)
 
 
 def rows_at_once(session: Session) -> int:

@@ -26,6 +26,7 @@ from interp.attribute.players import (
 )
 from interp.attribute.values import Value, guidance, measure, of_prompt, value_name
 from interp.results.intervals import bootstrap
+from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Session
 from interp.text.prompt import Prompt
 
@@ -35,7 +36,7 @@ def shapley(
     prompts: str | Prompt | Sequence[str | Prompt],
     baseline: Baseline = "zero",
     value: Value | None = None,
-    seeds: Sequence[int] = (0,),
+    seeds: Seeds = (0,),
     players: Players = None,
     *,
     trajectory: str = "own",
@@ -51,7 +52,7 @@ def shapley(
         >>> shapley(sd, a, players={"down": Where(layers="down"), "up": Where(layers="up")})
 
     For every coalition of players the others are absent: a baseline stands in their place. All
-    coalitions of a prompt and seed start from one noise and run as worlds of one batch.
+    coalitions of a prompt and seed start from one noise and share a batch.
 
     Args:
         session: pipeline and settings.
@@ -59,7 +60,7 @@ def shapley(
         baseline: what absence means; see `players.absent`. A donor's sot is every prompt's sot,
             because CLIP is causal, so with donors its value is 0.
         value: what is shared out, see `values`; by default `guidance()`.
-        seeds: one generation per coalition each.
+        seeds: as in `Session.run`; one generation per coalition each.
         players: the four categories by default; "words" of a single prompt; or
             `{name: player}`, where a player is a category or several, positions, a `Where` (the
             baseline at all positions there), or a patch (what is done when it is absent).
@@ -77,7 +78,7 @@ def shapley(
     Source: Shapley 1953; the interaction index of Grabisch & Roubens 1999. The intervention is that
     of Kim & No (arXiv 2605.02908), who remove categories one or two at a time.
     """
-    encoded = session._prompts(prompts)
+    encoded, seeds = session._prompts(prompts), chosen_seeds(seeds)
     value = guidance() if value is None else value
     who = named_players(players, encoded, session.pipe.tokenizer)
     inside = coalitions(len(who))

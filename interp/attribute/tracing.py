@@ -34,6 +34,7 @@ from interp.denoiser.layers import Selector
 from interp.errors import InterpError
 from interp.patch import Patch
 from interp.patch.where import Side, Steps
+from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Session
 from interp.session.batches import labels
 from interp.text.prompt import Prompt
@@ -51,7 +52,7 @@ def causal_trace(
     side: Side | Sequence[Side] = "kv",
     *,
     value: Value | None = None,
-    seeds: Sequence[int] = (0,),
+    seeds: Seeds = (0,),
     window: tuple[int, int] = (1, 1),
     trajectory: Literal["clean", "own"] | str = "clean",
     direction: Direction | Literal["both"] | str = "necessary",
@@ -99,7 +100,7 @@ def causal_trace(
     Source: causal tracing is due to Meng et al., NeurIPS 2022 (arXiv 2202.05262); total and direct
     effects to Pearl 2001.
     """
-    encoded = session._prompts(prompts)
+    encoded, seeds = session._prompts(prompts), chosen_seeds(seeds)
     value = guidance() if value is None else value
     names, patches = labels(patch)
     grid = Layout(session, names, patches, layers, steps, heads, side, direction, window)

@@ -66,6 +66,6 @@ def to_epsilon(
             return (latents.to(torch.float32) - signal * output) / sigma
     raise InterpError(
         f"The noise implied by prediction_type={prediction!r} was asked for.",
-        "There are epsilon, v_prediction and sample.",
+        "Known prediction types are epsilon, v_prediction and sample.",
         "Use a scheduler of Stable Diffusion 1.x, 2.x or SDXL.",
     )

@@ -1,4 +1,4 @@
-"""What every hook of the toolkit rests on: owned handles, and refusals.
+"""Hooks that are taken off again, and which pipelines can be hooked at all.
 
 Hooks go on modules and no processor is replaced: IP-Adapter, fused projections, slicing and
 xFormers all overwrite processors, and a hook survives them. Not for models other than
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from diffusers.models.attention_processor import (
     Attention,
@@ -40,12 +41,26 @@ CUSTOM = (
 )
 
 
+#: What patches each denoiser now. Kept on this floor so that provenance need not import patches.
+PATCHED: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+
+
+def patches_on(denoiser: nn.Module) -> list[str]:
+    """The patches that are on a denoiser now, as JSON, in the order in which they apply.
+
+    Example:
+        >>> patches_on(pipe.unet)
+        ['[{"categories": ["pad"], "fraction": 0.7, "operation": "zero", "where": {}}]']
+    """
+    return PATCHED[denoiser].patches() if denoiser in PATCHED else []
+
+
 class Hooks(ExitStack):
-    """An exit stack that owns module hooks, and removes exactly those, in any order.
+    """An exit stack that owns module hooks and removes exactly those, in any order.
 
     Example:
         >>> with Hooks() as hooks:
-        ...     hooks.before(pipe.unet, watch)
+        ...     hooks.before(pipe.unet, count)
         ...     hooks.after(pipe.unet.mid_block, look)
     """
 
@@ -84,39 +99,43 @@ def hookable(pipe: Any) -> tuple[Site, ...]:
     # A whole UNet or one block, wrapped by torch.compile(module) or in place by module.compile().
     if any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in unet.modules()):
         raise InterpError(
-            f"Hooks on the UNet of a {type(pipe).__name__} were asked for.",
+            f"Cannot hook the UNet of a {type(pipe).__name__}.",
             "It is compiled, and torch silently ignores hooks that are added after compiling.",
             "Use the pipeline before torch.compile (unet._orig_mod is the original module).",
         )
     layers = sites(unet)
     for site in layers:
-        attention = unet.get_submodule(site.path)
-        if isinstance(attention.processor, ADDED):
-            raise InterpError(
-                f"Layer {site.name} was to be hooked.",
-                f"Its {type(attention.processor).__name__} attends to text and image at once, so "
-                "attention to text alone does not sum to 1.",
-                "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
-            )
-        if isinstance(attention.processor, CUSTOM):
-            raise InterpError(
-                f"Layer {site.name} was to be hooked.",
-                f"Its {type(attention.processor).__name__} has key and value projections of its "
-                "own, beside those of the layer.",
-                "Use the model without Custom Diffusion weights.",
-            )
-        norms = ("norm_q", "norm_k", "norm_cross", "group_norm", "spatial_norm")
-        present = [name for name in norms if getattr(attention, name, None)]
-        if present:
-            raise InterpError(
-                f"Layer {site.name} was to be hooked.",
-                f"It normalises inside its attention ({', '.join(present)}): not modelled.",
-                "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
-            )
+        refused = _refused(unet.get_submodule(site.path))
+        if refused is not None:
+            raise InterpError(f"Cannot hook layer {site.name}.", *refused)
     if getattr(pipe, "do_perturbed_attention_guidance", False) or "Pix2Pix" in type(pipe).__name__:
         raise InterpError(
-            f"The rows of a {type(pipe).__name__} were to be told apart.",
+            f"Cannot tell the rows of a {type(pipe).__name__} apart.",
             "Its batches are not [unconditional..., conditional...].",
             "Use a pipeline with plain classifier-free guidance.",
         )
     return layers
+
+
+def _refused(attention: Any) -> tuple[str, str] | None:
+    """Why a layer's attention to the text can not be followed from outside, and what to use."""
+    kind = type(attention.processor).__name__
+    if isinstance(attention.processor, ADDED):
+        return (
+            f"Its {kind} attends to text and image at once, so attention to text alone does not "
+            "sum to 1.",
+            "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
+        )
+    if isinstance(attention.processor, CUSTOM):
+        return (
+            f"Its {kind} has key and value projections of its own, beside those of the layer.",
+            "Use the model without Custom Diffusion weights.",
+        )
+    norms = ("norm_q", "norm_k", "norm_cross", "group_norm", "spatial_norm")
+    present = [name for name in norms if getattr(attention, name, None)]
+    if present:
+        return (
+            f"It normalises inside its attention ({', '.join(present)}), which is not modelled.",
+            "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
+        )
+    return None

@@ -124,8 +124,8 @@ def _place(path: str) -> tuple[str, int]:
     block = head.split("_")[0]
     if block not in BLOCKS:
         raise InterpError(
-            f"The cross-attention layer {path!r} was to be placed in the UNet.",
-            "Known places are down_blocks, mid_block and up_blocks.",
+            f"Cannot name the cross-attention layer {path!r}.",
+            "Layers are named after down_blocks, mid_block and up_blocks.",
             "Pass a UNet2DConditionModel.",
         )
     return block, 0 if block == "mid" else int(rest[0])

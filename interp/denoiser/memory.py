@@ -1,7 +1,7 @@
 """How many images fit into memory at once.
 
-An estimate from the pipeline's shapes, not a measurement: it only has to keep a batch of worlds
-from exhausting the machine. The budget is the batch's activations; weights come on top.
+An estimate from the pipeline's shapes, not a measurement: it only has to keep a batch from
+exhausting the machine. The budget is the batch's activations; weights come on top.
 """
 
 from typing import Any

@@ -17,6 +17,7 @@ from interp.detect.guidance import guidance_norm
 from interp.detect.score_change import score_change
 from interp.errors import InterpError
 from interp.record.recorders import Recorder, maps, token_mass
+from interp.results.numbers import Seeds
 from interp.results.provenance import stamp
 from interp.session import Session
 from interp.text.prompt import Prompt
@@ -95,7 +96,7 @@ def ready(sd: Session) -> None:
 def scan(
     sd: Session,
     prompts: Sequence[str | Prompt],
-    seeds: Sequence[int] = range(4),
+    seeds: Seeds = range(4),
     detectors: Mapping[str, Detector] = DETECTORS,
 ) -> xr.Dataset:
     """Trace prompt by prompt and keep only the scores, so memory does not grow with the list.

@@ -1,17 +1,18 @@
-"""What every operation of a patch is: an edit of the embeddings of some categories, somewhere."""
+"""What every operation of a patch is: an edit of some categories, somewhere."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.denoiser.layers import Site
+from interp.errors import InterpError
 from interp.patch.where import Where
 from interp.text.categories import codes
 from interp.text.prompt import Prompt
@@ -21,13 +22,14 @@ Reencode = Callable[[Prompt, str | int], Prompt]
 
 
 @dataclass(frozen=True, repr=False)
-class Operation(ABC):
-    """An edit of the embeddings of some categories, somewhere.
+class Operation:
+    """An edit of some categories, somewhere.
 
-    Subclasses say which positions they touch and what the embeddings become. `USUAL` is where the
-    verb applies if nothing is said; printing leaves it out.
+    Subclasses say which positions they touch, and what they edit there: the embeddings, the keys
+    of the softmax, or the values. `USUAL` is the verb's default place, which is not printed.
     """
 
+    EDITS: ClassVar[Literal["embeddings", "keys", "values"]] = "embeddings"
     USUAL: ClassVar[Where] = Where()
 
     categories: tuple[str, ...]
@@ -38,7 +40,7 @@ class Operation(ABC):
 
     @property
     def idle(self) -> bool:
-        """Whether it was asked to touch nothing, so that touching nothing is no mistake."""
+        """Whether it is meant to touch nothing, so that touching nothing is no mistake."""
         return False
 
     def positions(self, prompt: Prompt) -> Bool[Tensor, " position"]:
@@ -46,9 +48,18 @@ class Operation(ABC):
         wanted = torch.tensor(codes(self.categories), device=prompt.category.device)
         return torch.isin(prompt.category, wanted)
 
-    @abstractmethod
+    def at(
+        self, site: Site, heads: Sequence[int], prompt: Prompt, width: int
+    ) -> Bool[Tensor, "position head inner"]:
+        """What it takes out of one layer: keys, or values of which the layer computes `width`."""
+        reached = torch.zeros(site.heads, dtype=torch.bool)
+        reached[list(heads)] = True
+        places = rearrange(self.positions(prompt).cpu(), "position -> position 1 1")
+        return places & rearrange(reached, "head -> 1 head 1")
+
     def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:
-        """The embeddings after the operation; the given ones stay as they are."""
+        """The embeddings after the operation, as a new tensor; unchanged if it edits others."""
+        return embeds
 
     def _put(
         self, embeds: Embeds, prompt: Prompt, new: Float[Tensor, "#position channel"]
@@ -67,6 +78,24 @@ class Operation(ABC):
     def _call(self, shown: Sequence[str]) -> str:
         where = self.where.text(self.USUAL)
         return f"{type(self).__name__.lower()}({', '.join([*shown, where] if where else shown)})"
+
+
+def must_touch(operations: Iterable[Operation], touched: Set[Operation], ran: str) -> None:
+    """Raise if an operation touched nothing, unless it was meant to.
+
+    Example:
+        >>> must_touch(zero("pad", steps=99).operations, set(), "1 runs of 50 steps")
+
+    Raises:
+        InterpError: naming the operations.
+    """
+    missed = [o for o in operations if o not in touched and not o.idle]
+    if missed:
+        raise InterpError(
+            f"{' & '.join(map(repr, missed))} was on a pipeline while it ran.",
+            f"It touched nothing in {ran}: no row has such positions where it applies.",
+            "Check steps, layers, rows and categories; patch.on(pipe, strict=False) allows it.",
+        )
 
 
 def named(categories: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 Every operation but `Mask` is a function of a prompt's 77 embeddings. That is enough for all sites:
 keys and values are linear in the embeddings, so patching one head's keys means projecting edited
-embeddings and keeping that head (see `apply`). Use the `verbs`, not these classes.
+embeddings and keeping that head (see `applied`). Use the `verbs`, not these classes.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Swap(Operation):
         kind = CATEGORIES[code]
         held = f"at {int(source[0])} to {int(source[-1])}" if have else "nowhere"
         raise InterpError(
-            f"The {kind} embeddings of {self.donor!r} were to replace those of {prompt!r}, "
+            f"Cannot put the {kind} embeddings of {self.donor!r} in place of those of {prompt!r}, "
             f"aligned by {self.align}.",
             f"The prompt has {want} of them at {int(target[0])} to {int(target[-1])}, the donor "
             f"{have}, {held}.",
@@ -187,8 +187,7 @@ class Repad(Operation):
 class Mask(Operation):
     """The keys taken out of the softmax; the embeddings are left alone."""
 
-    def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:
-        return embeds
+    EDITS = "keys"
 
 
 @dataclass(frozen=True, repr=False)
@@ -223,7 +222,7 @@ class Noise(Operation):
         if not (self.std >= 0 and math.isfinite(self.std)):
             raise InterpError(
                 f"{self!r} was asked for.",
-                "A standard deviation is a finite number from 0 on.",
+                "A standard deviation is finite and not negative.",
                 "Embeddings of CLIP have a standard deviation near 1.",
             )
 
@@ -268,6 +267,6 @@ def _known(name: str, value: object, known: Sequence[object]) -> None:
     if value not in known:
         raise InterpError(
             f"{name}={value!r} was asked for.",
-            f"There are {', '.join(map(repr, known))}.",
+            f"{name} is one of {', '.join(map(repr, known))}.",
             "Choose one of them.",
         )

@@ -1,8 +1,8 @@
 """Patches: what to do to which token category, where. Values, not hooks.
 
 A patch is frozen, hashable and printable; `&` composes left to right. It touches a pipeline only
-between `on` (or `install`) and its end, and leaves no trace. The operations are those of Kim & No
-(arXiv 2605.02908) and of the mitigations and corruptions of the field.
+between `on` (or `install`) and its end, and leaves no trace. `apply` gives every prompt of a batch
+a patch of its own.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InterpError
+from interp.patch.applied import Applied
 from interp.patch.base import Operation
-from interp.patch.on_pipeline import Attached, attach
-from interp.patch.operations import Mask
 from interp.patch.serialise import dump, load
 from interp.text.encoding import repad as repadded
 from interp.text.html import listed
@@ -53,7 +52,7 @@ class Patch:
     @property
     def edits_embeddings(self) -> bool:
         """Whether it is an edit of the embeddings alone, so that `embeds` can give its result."""
-        return all(o.where.everywhere and not isinstance(o, Mask) for o in self.operations)
+        return all(o.where.everywhere and o.EDITS == "embeddings" for o in self.operations)
 
     def embeds(
         self, prompt: Prompt, pipe: Any = None, uncond: bool = False
@@ -72,8 +71,8 @@ class Patch:
         if not self.edits_embeddings:
             raise InterpError(
                 f"The embeddings after {self!r} were asked for.",
-                "It masks, or is limited to layers, steps, heads, keys or values, so that no "
-                "single set of embeddings stands for it.",
+                "It is more than an edit of the embeddings: it masks, or is limited to layers, "
+                "steps, heads, keys or values.",
                 "Use it with patch.on(pipe).",
             )
 
@@ -81,7 +80,7 @@ class Patch:
             if pipe is None:
                 raise InterpError(
                     f"The embeddings after {self!r} were asked for.",
-                    "Other pads must be encoded, and no text encoder was given.",
+                    "It encodes the prompt again, which takes the pipeline's text encoder.",
                     "Pass the pipeline: patch.embeds(prompt, pipe).",
                 )
             return repadded(pipe, given, token)
@@ -101,7 +100,7 @@ class Patch:
         negative: Prompt | Sequence[Prompt] | None = None,
         guided: bool | None = None,
         strict: bool = True,
-    ) -> Iterator[Attached]:
+    ) -> Iterator[Applied]:
         """Patch every call of the pipeline inside the block.
 
         Example:
@@ -111,17 +110,22 @@ class Patch:
             ...     pipe(prompt_embeds=a.embeds[None])
 
         Prompts given as text are recognised; with `prompt_embeds`, say in `tokens` what they are.
-        `negative`, `guided` and `strict` are those of `attach`.
+        `negative`, `guided` and `strict` are those of `apply`.
 
         Raises:
             InterpError: for what can not be patched; after the block, if it touched nothing.
         """
-        given = [tokens] if isinstance(tokens, Prompt) else tokens
-        worlds = None if given is None else [(prompt, self) for prompt in given]
-        with attach(
-            pipe, worlds, everyone=self, negative=negative, guided=guided, strict=strict
-        ) as attached:
-            yield attached
+        with Applied(pipe, [self.operations], tokens, negative, guided, strict) as applied:
+            yield applied
+
+    def install(self, pipe: Any, *, strict: bool = True) -> Applied:
+        """Patch every call of the pipeline from now on, until the handle's `remove()`.
+
+        Example:
+            >>> handle = shield.install(pipe)
+            >>> handle.remove()
+        """
+        return Applied(pipe, [self.operations], None, None, None, strict)
 
     def to_json(self, embeds: bool = False) -> str:
         """The patch as JSON; donors by text, ids and hash, or with their embeddings too.
@@ -144,11 +148,35 @@ class Patch:
         """
         return cls(load(text, pipe, donors))
 
-    def install(self, pipe: Any, *, strict: bool = True) -> Attached:
-        """Patch every call of the pipeline from now on, until the handle's `remove()`.
 
-        Example:
-            >>> handle = shield.install(pipe)
-            >>> handle.remove()
-        """
-        return Attached(pipe, None, self, None, None, strict)
+@contextmanager
+def apply(
+    pipe: Any,
+    patches: Sequence[tuple[Prompt, Patch | None]],
+    *,
+    negative: Prompt | Sequence[Prompt] | None = None,
+    guided: bool | None = None,
+    strict: bool = True,
+) -> Iterator[Applied]:
+    """Patch each prompt of a batch with a patch of its own.
+
+    Example:
+        >>> with apply(pipe, [(a, zero("pad")), (b, None)]):
+        ...     pipe(prompt_embeds=embeds, negative_prompt_embeds=empty)
+
+    Args:
+        pipe: a Stable Diffusion 1.x, 2.x or SDXL pipeline.
+        patches: every conditional prompt, in the batch's order, with its patch or None.
+        negative: the unconditional prompts, one for all or one per conditional prompt, where the
+            pipeline does not encode them itself.
+        guided: whether batches have unconditional rows; None asks the pipeline.
+        strict: whether an operation that touched nothing is an error.
+
+    Raises:
+        InterpError: on entering, for what can not be hooked or does not exist; on leaving without
+            another exception, for operations that touched nothing.
+    """
+    prompts = [prompt for prompt, _ in patches]
+    operations = [() if patch is None else patch.operations for _, patch in patches]
+    with Applied(pipe, operations, prompts, negative, guided, strict) as applied:
+        yield applied

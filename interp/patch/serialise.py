@@ -57,7 +57,7 @@ def load(text: str, pipe: Any = None, donors: Sequence[Prompt] = ()) -> tuple[Op
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise InterpError(
-            f"A patch was to be read from {text[:80]!r}.",
+            f"Cannot read a patch from {text[:80]!r}.",
             f"It is not the JSON of a patch ({error!r}).",
             f"Operations are {', '.join(OPERATIONS)}; write patches with patch.to_json().",
         ) from error
@@ -149,7 +149,7 @@ def _found(described: dict[str, Any], pipe: Any, donors: Sequence[Prompt]) -> Pr
         embeds, pooled = embed(pipe, ids, (category < PAD).long())
     else:
         raise InterpError(
-            f"A patch with the donor {described['text']!r} was to be read.",
+            f"Cannot read a patch with the donor {described['text']!r}.",
             "Its embeddings are not in the JSON, and it is none of the donors given.",
             "Pass donors=[prompt], or pipe= to encode it again.",
         )
@@ -165,7 +165,7 @@ def _found(described: dict[str, Any], pipe: Any, donors: Sequence[Prompt]) -> Pr
     )
     if prompt.digest != described["sha256"]:
         raise InterpError(
-            f"A patch with the donor {described['text']!r} was to be read.",
+            f"Cannot read a patch with the donor {described['text']!r}.",
             "Encoded again, its embeddings are not the ones that the patch was made with: another "
             "text encoder, device, precision or version, or edited embeddings.",
             "Pass the donor itself in donors=, or write the patch with to_json(embeds=True).",

@@ -18,7 +18,7 @@ from interp.errors import InterpError
 from interp.patch.neurons import Silence
 from interp.patch.operations import Align, Copy, Mask, Mean, Noise, Repad, Scale, Swap, Zero
 from interp.patch.patch import Patch
-from interp.patch.where import Heads, Rows, Side, Steps, Where
+from interp.patch.where import Heads, Side, Steps, Uncond, Where
 from interp.text.categories import CATEGORIES, codes
 from interp.text.donors import as_prompts
 from interp.text.prompt import Prompt
@@ -36,7 +36,7 @@ def zero(
     steps: Steps = None,
     heads: Heads = None,
     side: Side = "kv",
-    uncond: Rows = False,
+    uncond: Uncond = False,
 ) -> Patch:
     """Replace embeddings by the zero vector (what Kim & No call masking).
 
@@ -46,8 +46,7 @@ def zero(
     With `fraction`, only the first `int(n * fraction)` of a category's n positions: for pads those
     nearest to the end of the prompt.
     """
-    where = Where(layers, steps, heads, side, uncond)
-    return Patch((Zero(_names(category), where, fraction),))
+    return Patch((Zero(_names(category), Where(layers, steps, heads, side, uncond), fraction),))
 
 
 def copy(
@@ -59,7 +58,7 @@ def copy(
     steps: Steps = None,
     heads: Heads = None,
     side: Side = "kv",
-    uncond: Rows = False,
+    uncond: Uncond = False,
 ) -> Patch:
     """Put the prompt's own `source` embedding, or the mean of several, at every position of `to`.
 
@@ -68,8 +67,7 @@ def copy(
         >>> copy("pad", to=("prompt", "eot"), reduce="mean")
     """
     (origin,) = _names(source)
-    where = Where(layers, steps, heads, side, uncond)
-    return Patch((Copy(_names(to), where, origin, reduce),))
+    return Patch((Copy(_names(to), Where(layers, steps, heads, side, uncond), origin, reduce),))
 
 
 def swap(
@@ -81,7 +79,7 @@ def swap(
     steps: Steps = None,
     heads: Heads = None,
     side: Side = "kv",
-    uncond: Rows = False,
+    uncond: Uncond = False,
 ) -> Patch:
     """Put another prompt's embeddings of the same category there.
 
@@ -96,9 +94,8 @@ def swap(
     The donor may be a prompt, one with other embeddings (`dataclasses.replace(b, embeds=...)`), or
     a dataset of one prompt (see `as_dataset`).
     """
-    where = Where(layers, steps, heads, side, uncond)
     (giver,) = _prompts(donor, "donor", most=1)
-    return Patch((Swap(_names(category), where, giver, align),))
+    return Patch((Swap(_names(category), Where(layers, steps, heads, side, uncond), giver, align),))
 
 
 def mean(
@@ -109,7 +106,7 @@ def mean(
     steps: Steps = None,
     heads: Heads = None,
     side: Side = "kv",
-    uncond: Rows = False,
+    uncond: Uncond = False,
 ) -> Patch:
     """Put the category's mean embedding over prompts there: one vector, each prompt counting once.
 
@@ -129,15 +126,14 @@ def noise(
     steps: Steps = None,
     heads: Heads = None,
     side: Side = "kv",
-    uncond: Rows = False,
+    uncond: Uncond = False,
 ) -> Patch:
     """Add Gaussian noise of this standard deviation, the same at every step, layer and row.
 
     Example:
         >>> noise(CATEGORIES, std=0.1, seed=0)
     """
-    where = Where(layers, steps, heads, side, uncond)
-    return Patch((Noise(_names(category), where, std, seed),))
+    return Patch((Noise(_names(category), Where(layers, steps, heads, side, uncond), std, seed),))
 
 
 def scale(
@@ -148,7 +144,7 @@ def scale(
     steps: Steps = None,
     heads: Heads = None,
     side: Side = "k",
-    uncond: Rows = False,
+    uncond: Uncond = False,
 ) -> Patch:
     """Multiply keys, and thereby attention logits, by a factor.
 
@@ -158,8 +154,7 @@ def scale(
     A negative logit is pushed down by a factor above 1, as in Ren et al. (ECCV 2024). With
     `side="v"` what is read is scaled, with "kv" both are.
     """
-    where = Where(layers, steps, heads, side, uncond)
-    return Patch((Scale(_names(category), where, factor),))
+    return Patch((Scale(_names(category), Where(layers, steps, heads, side, uncond), factor),))
 
 
 def mask(
@@ -168,7 +163,7 @@ def mask(
     layers: Selector = None,
     steps: Steps = None,
     heads: Heads = None,
-    uncond: Rows = False,
+    uncond: Uncond = False,
 ) -> Patch:
     """Take keys out of the softmax, so that the others share their attention.
 
@@ -185,7 +180,7 @@ def repad(
     steps: Steps = None,
     heads: Heads = None,
     side: Side = "kv",
-    uncond: Rows = True,
+    uncond: Uncond = True,
 ) -> Patch:
     """Encode the prompt again with another pad token, and put those pads there.
 
@@ -203,7 +198,7 @@ def silence(
     category: Names = CATEGORIES,
     *,
     steps: Steps = None,
-    uncond: Rows = True,
+    uncond: Uncond = True,
 ) -> Patch:
     """Put single neurons of value projections to zero.
 
@@ -223,8 +218,8 @@ def silence(
     held = tuple((layer, tuple(sorted(set(map(int, n))))) for layer, n in neurons.items() if len(n))
     if not held:
         raise InterpError(
-            "Neurons were to be silenced, and none were named.",
-            "A patch without neurons touches nothing.",
+            "silence() was given no neurons.",
+            "Without neurons it would change nothing.",
             "Name some: {'mid.0': [9]}.",
         )
     where = Where(tuple(layer for layer, _ in held), steps, None, "v", uncond)

@@ -1,23 +1,23 @@
 """Where a patch applies: layers, steps, heads, keys or values, conditional or unconditional rows.
 
-A `Where` is part of a patch, which is a value, so all it holds can be hashed, printed and written
-as JSON. Layers and heads are checked against a UNet only when the patch meets one.
+A `Where` is a value: it can be hashed, printed and written as JSON. Layers and heads are checked
+against a UNet when the patch is applied to one.
 """
 
 from __future__ import annotations
 
-import operator
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from interp.denoiser.layers import Selector, Site, Span, select
 from interp.errors import InterpError
+from interp.results.numbers import whole
 
 Steps = int | range | slice | Sequence[int] | None
 Side = Literal["k", "v", "kv"]
-Rows = bool | Literal["only"]
+Uncond = bool | Literal["only"]
 FOREVER = sys.maxsize
 
 
@@ -50,14 +50,14 @@ class Where:
         uncond: False for conditional rows, True for both, "only" for unconditional ones.
 
     Raises:
-        InterpError: for a side, rows, step or head that can not exist.
+        InterpError: for a side, row, step or head that can not exist.
     """
 
     layers: Selector = None
     steps: Steps = None
     heads: Heads = None
     side: Side = "kv"
-    uncond: Rows = False
+    uncond: Uncond = False
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -78,33 +78,28 @@ class Where:
     @property
     def everywhere(self) -> bool:
         """Whether it is all layers, steps and heads, keys and values: an edit of the embeddings."""
-        return (
-            self.layers is None
-            and self.steps is None
-            and self.heads is None
-            and (self.side == "kv")
-        )
+        return (self.layers, self.steps, self.heads, self.side) == (None, None, None, "kv")
 
     def at_step(self, step: int) -> bool:
-        """Whether this UNet call is meant."""
+        """Whether it applies to this UNet call."""
         return self.steps is None or step in self.steps  # type: ignore[operator]
 
     def on_row(self, unconditional: bool) -> bool:
-        """Whether rows of this kind are meant."""
+        """Whether it applies to rows of this kind."""
         return self.uncond is True or (self.uncond == "only") == unconditional
 
     def heads_at(self, layers: Sequence[Site]) -> dict[Site, tuple[int, ...]]:
-        """The heads that are meant, for every layer that is meant.
+        """The heads where it applies, by layer.
 
         Raises:
-            InterpError: for a layer that the UNet has not, or a head that the layer has not.
+            InterpError: for a layer or head that does not exist.
         """
         chosen = select(layers, self.layers)
         if isinstance(self.heads, HeadsByLayer):
             return self._per_layer(layers, chosen, self.heads)
         wanted = self.heads if isinstance(self.heads, tuple) else None
         return {
-            site: tuple(range(site.heads)) if wanted is None else _existing(site, wanted)
+            site: _existing(site, range(site.heads) if wanted is None else wanted)
             for site in chosen
         }
 
@@ -119,8 +114,8 @@ class Where:
         if not found:
             raise InterpError(
                 f"A patch was asked for at {self!r}.",
-                "The layers that heads names are none of those that layers selects.",
-                "Leave layers out: the keys of heads say where.",
+                "heads= names layers that layers= does not select.",
+                "Leave layers= out: the keys of heads= say where.",
             )
         return found
 
@@ -157,7 +152,7 @@ def _steps(steps: Steps) -> range | tuple[int, ...] | None:
         steps = range(
             steps.start or 0, FOREVER if steps.stop is None else steps.stop, steps.step or 1
         )
-    chosen = steps if isinstance(steps, range) else _whole(steps)
+    chosen = steps if isinstance(steps, range) else _sorted(steps, "steps")
     negative = (
         chosen.start < 0 or chosen.stop < 0
         if isinstance(chosen, range)
@@ -166,7 +161,7 @@ def _steps(steps: Steps) -> range | tuple[int, ...] | None:
     if negative or len(chosen) == 0:
         raise InterpError(
             f"A patch was asked for at steps={steps!r}.",
-            "Steps are UNet calls counted from 0; how many there will be is not known before.",
+            "Steps are UNet calls, counted from 0; a patch does not know how many there will be.",
             "Name at least one step, counted from the start, such as slice(40, 50).",
         )
     return chosen
@@ -177,20 +172,19 @@ def _heads(heads: Heads) -> tuple[int, ...] | HeadsByLayer | None:
         return heads
     if isinstance(heads, Mapping):
         return HeadsByLayer(tuple((str(k), _heads(v)) for k, v in heads.items()))  # type: ignore[misc]
-    chosen = _whole(heads)
+    chosen = _sorted(heads, "heads")
     if not chosen:
         raise InterpError(
-            "A patch was asked for on an empty list of heads.",
-            "A patch without heads touches nothing.",
+            "A patch was given an empty list of heads.",
+            "Without heads it would change nothing.",
             "Name heads, or leave heads=None for all.",
         )
     return chosen
 
 
-def _whole(numbers: Any) -> tuple[int, ...]:
-    """One or several numbers, ascending, each once; numpy's too, which JSON does not know."""
-    several = numbers if isinstance(numbers, Iterable) else (numbers,)
-    return tuple(sorted({operator.index(number) for number in several}))
+def _sorted(numbers: Any, name: str) -> tuple[int, ...]:
+    """One or several numbers, ascending, each once."""
+    return tuple(sorted(set(whole(numbers, name))))
 
 
 def _existing(site: Site, heads: Sequence[int]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""From what hooks kept, run by run, to one labelled dataset."""
+"""From what a recording kept of each run of the sampler to one labelled dataset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
-from interp.denoiser.batch import Rows
+from interp.denoiser.batch import BatchRows
 from interp.denoiser.layers import Site
 from interp.errors import InterpError
 from interp.results.axes import DIMS, POSITION
@@ -19,11 +19,11 @@ from interp.text.prompt import Prompt
 
 
 @dataclass
-class Run:
+class SamplerRun:
     """What was kept of one run of the sampler."""
 
     number: int
-    rows: Rows
+    rows: BatchRows
     timesteps: dict[int, float] = field(default_factory=dict)
     values: dict[tuple[str, int, Site], tuple[Tensor, int]] = field(default_factory=dict)
     sizes: dict[Site, tuple[int, int]] = field(default_factory=dict)
@@ -33,9 +33,9 @@ class Run:
         """What follows is of this step."""
         if step in self.timesteps:
             raise InterpError(
-                f"Step {step} was to be recorded.",
-                "It was recorded before in the same run.",
-                "Call log.watch.restart() before the UNet is called for another batch.",
+                f"Step {step} was recorded twice in one run.",
+                "It was recorded before, and a dataset has one value for each step.",
+                "Call log.clock.restart() before the UNet is called for another batch.",
             )
         self.step = step
         self.timesteps[step] = timestep
@@ -45,8 +45,8 @@ class Run:
         self.values[name, self.step, site] = (values, first)
 
 
-def gather(
-    runs: Sequence[Run],
+def to_dataset(
+    runs: Sequence[SamplerRun],
     layers: Sequence[Site],
     names: dict[str, tuple[str, ...]],
     seeds: Sequence[int] | None = None,
@@ -54,7 +54,7 @@ def gather(
     """All runs as one dataset; what a run or layer does not have is NaN.
 
     Example:
-        >>> gather(log.runs, layers, {"mass": ("category",)})
+        >>> to_dataset(log.runs, layers, {"mass": ("category",)})
 
     Args:
         runs: what hooks kept.
@@ -100,7 +100,7 @@ def gather(
 Places = list[tuple[np.ndarray, np.ndarray]]
 
 
-def _places(runs: Sequence[Run]) -> tuple[Places, list[tuple[Prompt, Prompt | None]], int]:
+def _places(runs: Sequence[SamplerRun]) -> tuple[Places, list[tuple[Prompt, Prompt | None]], int]:
     """For every run, the prompt and image number of its conditional rows.
 
     The same text twice in one call is two prompts; the same text in two calls is one prompt with
@@ -132,16 +132,16 @@ def _places(runs: Sequence[Run]) -> tuple[Places, list[tuple[Prompt, Prompt | No
     return places, prompts, max(counts)
 
 
-def _timesteps(runs: Sequence[Run]) -> dict[int, float]:
+def _timesteps(runs: Sequence[SamplerRun]) -> dict[int, float]:
     timesteps: dict[int, float] = {}
     for run in runs:
         for step, timestep in run.timesteps.items():
             if timesteps.setdefault(step, timestep) != timestep:
                 raise InterpError(
-                    "Several runs were to be one dataset.",
+                    "Cannot make one dataset of these runs.",
                     f"Step {step} is at timestep {timesteps[step]:g} in one and at {timestep:g} in "
                     "another.",
-                    "Record runs of different schedules in blocks of their own.",
+                    "Record runs of different schedules in separate blocks.",
                 )
     return dict(sorted(timesteps.items()))
 
@@ -149,7 +149,7 @@ def _timesteps(runs: Sequence[Run]) -> dict[int, float]:
 def _arrays(
     name: str,
     dims: tuple[str, ...],
-    runs: Sequence[Run],
+    runs: Sequence[SamplerRun],
     places: Places,
     steps: Sequence[int],
     layers: Sequence[Site],
@@ -173,8 +173,8 @@ def _arrays(
         if np.isnan(numbers).any():
             raise InterpError(
                 f"{name} of layer {site.name} was recorded in step {step}.",
-                "It holds NaN, because a number before it overflowed; in a dataset NaN would read "
-                "as a head that is not there.",
+                "It holds NaN, because something overflowed; in a dataset NaN stands for a head "
+                "that does not exist.",
                 "Run the model in float32 or bfloat16, or patch more gently.",
             )
         at = (prompt, image, step_place[step], layer_place[site], slice(site.heads))
@@ -182,13 +182,13 @@ def _arrays(
         if uncond is not None and rows.uncond and first == 0:
             other = numbers[: rows.uncond].copy()
             if "category" in dims:
-                # Whose categories nobody knows, of these nothing can be said.
+                # Nothing can be said of rows whose categories are unknown.
                 other[[row for row in range(rows.uncond) if rows.prompts[row] is None]] = np.nan
             uncond[at] = other
     return [("", cond)] if uncond is None else [("", cond), ("_uncond", uncond)]
 
 
-def _of_layers(runs: Sequence[Run], layers: Sequence[Site]) -> dict[str, Any]:
+def _of_layers(runs: Sequence[SamplerRun], layers: Sequence[Site]) -> dict[str, Any]:
     grids = {site: size for run in runs for site, size in run.sizes.items()}
     return {
         "layer": [site.name for site in layers],

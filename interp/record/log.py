@@ -19,16 +19,15 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.denoiser.batch import Rows
-from interp.denoiser.clock import Watch
-from interp.denoiser.hooks import Hooks, hookable, is_fused
+from interp.denoiser.batch import BatchRows, RowReader
+from interp.denoiser.clock import StepClock
+from interp.denoiser.hooks import Hooks, hookable, is_fused, patches_on
 from interp.denoiser.layers import Selector, Site, select
 from interp.denoiser.memory import GIB
 from interp.errors import InterpError
-from interp.patch.apply import BOARDS
-from interp.patch.serialise import dump
-from interp.record.dataset import Run, gather
+from interp.record.dataset import SamplerRun, to_dataset
 from interp.record.recorders import Recorder, Seen, distinct, mass
+from interp.results.numbers import Seeds, chosen_seeds
 from interp.results.provenance import describe, stamp
 from interp.text.prompt import Prompt
 
@@ -53,7 +52,7 @@ class Log:
         uncond: bool,
         budget: int,
         hooks: Hooks,
-        watch: Watch,
+        reader: RowReader,
     ) -> None:
         every = hookable(pipe)
         chosen = select(every, layers)
@@ -63,21 +62,24 @@ class Log:
             mine = [r for r in recorders if site in select(every, r.layers)]
             if mine:
                 self.wanted[site] = mine
-        self.runs: list[Run] = []
+        self.runs: list[SamplerRun] = []
         self.facts: dict[str, Any] = {}
         self.kept = 0
         self._first = 0
         self._caught: dict[Site, tuple[nn.Module, Tensor]] = {}
-        self._known: tuple[Rows | None, Tensor, Tensor] = (None, torch.empty(0), torch.empty(0))
+        none = torch.empty(0)
+        self._known: tuple[BatchRows | None, Tensor, Tensor] = (None, none, none)
         self._shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
-        self.watch = watch
-        watch.started.append(self._begin)
+        self._size = (0, 0)
+        self.reader = reader
+        self.clock = StepClock(pipe, hooks)
+        hooks.before(pipe.unet, self._begin)
         for site in self.wanted:
             layer = pipe.unet.get_submodule(site.path)
             hooks.after(layer.to_q, partial(self._catch, site))
             hooks.after(layer, partial(self._see, site))
 
-    def dataset(self, seeds: Sequence[int] | None = None) -> xr.Dataset:
+    def dataset(self, seeds: Seeds | None = None) -> xr.Dataset:
         """The record as `variable(prompt, seed, step, layer, head, ...)`, float32.
 
         Example:
@@ -91,41 +93,42 @@ class Log:
             InterpError: if nothing was recorded, or runs had different timesteps.
         """
         names = {recorder.name: recorder.dims for recorder in self.recorders}
-        return stamp(gather(self.runs, tuple(self.wanted), names, seeds), **self.facts)
+        labels = None if seeds is None else chosen_seeds(seeds)
+        return stamp(to_dataset(self.runs, tuple(self.wanted), names, labels), **self.facts)
 
-    def _begin(self) -> None:
-        watch = self.watch
-        if not self.runs or watch.run != self.runs[-1].number:
-            self.runs.append(Run(watch.run, watch.batch))
+    def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """A UNet call begins."""
+        clock, batch = self.clock, self.reader.batch
+        sample = args[0] if args else kwargs["sample"]
+        self._size = (sample.shape[-2], sample.shape[-1])
+        if not self.runs or clock.run != self.runs[-1].number:
+            self.runs.append(SamplerRun(clock.run, batch))
             self._first = self.kept
-            # diffusers looks for dtype and device among all modules, which takes a while.
-            self.facts = self.facts or {**describe(self.pipe), "patches": self._patches()}
+            if not self.facts:
+                # Once: diffusers looks for dtype and device among all modules, which takes a while.
+                self.facts = {**describe(self.pipe), "patches": patches_on(self.pipe.unet)}
         run = self.runs[-1]
-        if run.rows is not watch.batch and run.rows.ids != watch.batch.ids:
+        if run.rows is not batch and run.rows.ids != batch.ids:
             raise InterpError(
-                f"Step {watch.step} of a run was to be recorded.",
-                "Its batch holds other prompts than the steps before.",
-                "Record such calls in blocks of their own, or call log.watch.restart() between.",
+                f"Cannot record step {clock.step} of a run.",
+                "Its batch holds other prompts than the steps before it.",
+                "Record such calls in separate blocks, or call log.clock.restart() between them.",
             )
         if len(run.timesteps) == 1:
             self._project(len(self.pipe.scheduler.timesteps))
-        run.begin(watch.step, watch.timestep)
-
-    def _patches(self) -> list[str]:
-        home = BOARDS.get(self.pipe.unet)
-        return [] if home is None else [dump(owner.operations) for owner in home.owners]
+        run.begin(clock.step, clock.timestep)
 
     @torch.no_grad()
     def _see(self, site: Site, attention: Any, args: tuple, kwargs: dict, output: Any) -> None:
         """After a layer ran: work out its probabilities, and keep what recorders make of them."""
         hidden = args[0]
-        watch, batch = self.watch, self.watch.batch
+        batch = self.reader.batch
         given = kwargs["encoder_hidden_states"]
         text = given[0] if isinstance(given, tuple) else given
         first = 0 if self.uncond else batch.uncond
         keys = _keys(attention, text)
         queries = self._queries(site, attention, hidden)
-        size = self.runs[-1].sizes[site] = _grid(hidden.shape[1], watch.size)
+        size = self.runs[-1].sizes[site] = _grid(hidden.shape[1], self._size)
         category, members = self._codes(batch, text.device)
         rows = max(1, CHUNK // (site.heads * hidden.shape[1] * text.shape[1]))
         parts: dict[str, list[Tensor]] = {}
@@ -160,7 +163,7 @@ class Log:
         split = "row query (head inner) -> row head query inner"
         return rearrange(queries, split, head=attention.heads)
 
-    def _codes(self, batch: Rows, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _codes(self, batch: BatchRows, device: torch.device) -> tuple[Tensor, Tensor]:
         """The rows' categories where the layer runs, fetched once per batch."""
         if self._known[0] is not batch:
             self._known = (batch, batch.category.to(device), batch.members.to(device))
@@ -170,7 +173,7 @@ class Log:
         layer, shape = self._shapes.setdefault(name, (site.name, tuple(values.shape[2:])))
         if shape != tuple(values.shape[2:]):
             raise InterpError(
-                f"{name} of layers {layer} and {site.name} were to be recorded together.",
+                f"Cannot record {name} of layers {layer} and {site.name} together.",
                 f"They have shapes {shape} and {tuple(values.shape[2:])}.",
                 "Choose layers of one resolution (layers='up.1'), or resample: maps(size=16).",
             )
@@ -189,7 +192,7 @@ class Log:
     def _refuse(self, size: int, verb: str) -> None:
         names = ", ".join(recorder.name for recorder in self.recorders)
         raise InterpError(
-            f"{names} of {len(self.wanted)} layers were to be recorded.",
+            f"Cannot record {names} of {len(self.wanted)} layers.",
             f"That {verb} {size / GIB:.3g} GiB; the budget is {self.budget / GIB:.3g} GiB.",
             "Record fewer layers, steps or rows, smaller maps, or raise budget= (in bytes).",
         )
@@ -228,12 +231,10 @@ def record(
         InterpError: for pipelines that can not be recorded, unknown prompts, recorders of one name,
             a record that would exceed the budget.
     """
-    given = [tokens] if isinstance(tokens, Prompt) else tokens
-    other = [negative] if isinstance(negative, Prompt) else negative
     chosen = distinct(recorders or (mass,))
     with Hooks() as hooks:
-        watch = Watch(pipe, hooks, given, other, guided)
-        yield Log(pipe, chosen, layers, uncond, budget, hooks, watch)
+        reader = RowReader(pipe, hooks, tokens, negative, guided)
+        yield Log(pipe, chosen, layers, uncond, budget, hooks, reader)
 
 
 def probabilities(

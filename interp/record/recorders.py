@@ -176,7 +176,7 @@ def distinct(recorders: Sequence[Any]) -> tuple[Recorder, ...]:
         raise InterpError(
             f"The recorders {', '.join(names)} were given.",
             f"Several would write the variable {', '.join(twice)}.",
-            "Record them in blocks of their own: with record(...) as a, record(...) as b.",
+            "Record them separately: with record(...) as a, record(...) as b.",
         )
     return tuple(recorders)
 

@@ -43,14 +43,16 @@ def describe(pipe: Any) -> dict[str, Any]:
     """What a running pipeline is: model, scheduler, steps, guidance, dtype, device, packages.
 
     Example:
-        >>> describe(pipe)["scheduler"]
+        >>> describe(pipe)["scheduler"]["class"]
         'DDIMScheduler'
     """
+    scheduler = pipe.scheduler
+    config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
     return {
         "pipeline": type(pipe).__name__,
         "model": str(pipe.config.get("_name_or_path") or pipe.unet.config.get("_name_or_path", "")),
-        "scheduler": type(pipe.scheduler).__name__,
-        "steps": getattr(pipe.scheduler, "num_inference_steps", None),
+        "scheduler": {"class": type(scheduler).__name__, **config},
+        "steps": getattr(scheduler, "num_inference_steps", None),
         "guidance": getattr(pipe, "_guidance_scale", None),
         "dtype": str(pipe.unet.dtype).removeprefix("torch."),
         "device": str(pipe.unet.device),

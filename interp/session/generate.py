@@ -1,9 +1,8 @@
-"""One batch of worlds through the stock pipeline: prompts, seeds and patches as rows.
+"""One batch of images through the stock pipeline: prompts, seeds and patches as rows.
 
-A *world* is one image to make. Worlds of one batch share nothing but the UNet call: each has its
-own generator, seeded as if it were alone, so the same seed is the same noise in every world. The
-pipeline's own `__call__` does the denoising. Use `Session`; this file knows nothing of defaults,
-axes or provenance.
+Images of one batch share nothing but the UNet call: each has its own generator, seeded as if it
+were alone, so the same seed is the same noise in every batch. The pipeline's own `__call__` does
+the denoising. Use `Session`; this file knows nothing of defaults, axes or provenance.
 """
 
 import contextlib
@@ -22,24 +21,27 @@ from torch import Tensor
 from interp.denoiser.epsilon import alpha_bar, to_epsilon
 from interp.denoiser.hooks import Hooks, hookable
 from interp.errors import InterpError
-from interp.patch import Patch
+from interp.patch import Patch, apply
 from interp.patch.base import Operation
-from interp.patch.on_pipeline import attach
 from interp.record import record
 from interp.text.prompt import Prompt
 
 
 @dataclass(frozen=True, eq=False)
-class World:
-    """One image to make: a prompt, a seed, and what is done to it."""
+class Job:
+    """One image to make: a prompt, a seed, and what is done to it.
+
+    `place` is its place among the results; None for a run that only gives others its latents.
+    """
 
     prompt: Prompt
     seed: int
     patch: Patch | None = None
+    place: int | None = None
 
 
 @dataclass
-class Traced:
+class Trace:
     """What the UNet was given and predicted, one entry per call: `[row, c, h, w]` each, on the CPU.
 
     `eps_u` stays empty without guidance. Predictions are noise, whatever the model predicts.
@@ -53,7 +55,7 @@ class Traced:
 
 
 @dataclass
-class Batch:
+class Generated:
     """What came out: final latents, images if asked for, recordings and trace if asked for.
 
     `touched` are the operations that touched something: whether one that did not is a mistake can
@@ -63,49 +65,48 @@ class Batch:
     latents: Float[Tensor, "row c h w"]
     images: np.ndarray | None = None
     recorded: xr.Dataset | None = None
-    traced: Traced | None = None
+    trace: Trace | None = None
     touched: Set[Operation] = frozenset()
 
 
 def generate(
     pipe: Any,
-    worlds: Sequence[World],
+    jobs: Sequence[Job],
     negative: Prompt | None,
     *,
     recorders: Sequence[Any] = (),
     images: bool = True,
     trace: torch.dtype | None = None,
-    leaders: Sequence[int] | None = None,
+    clean: bool = False,
     tick: Callable[[], Any] = lambda: None,
     **call: Any,
-) -> Batch:
-    """Run one batch of worlds.
+) -> Generated:
+    """Run one batch.
 
     Example:
-        >>> worlds = [World(a, seed=0), World(a, seed=0, patch=ip.zero("pad"))]
-        >>> generate(pipe, worlds, empty, num_inference_steps=50, guidance_scale=7.5).images
+        >>> jobs = [Job(a, seed=0), Job(a, seed=0, patch=ip.zero("pad"))]
+        >>> generate(pipe, jobs, empty, num_inference_steps=50, guidance_scale=7.5).images
 
     Args:
         pipe: a stock Stable Diffusion 1.x, 2.x or SDXL pipeline.
-        worlds: one per image.
+        jobs: one per image.
         negative: the prompt of the unconditional rows; None without guidance.
         recorders: as for `record`.
         images: decode the images; without them the VAE does not run.
         trace: keep latents and noise predictions, in this dtype.
-        leaders: for each world, the world whose latents it is given at every step (the clean
-            trajectory); None lets every world follow its own.
+        clean: give all rows the latents of the first at every step (the clean trajectory).
         tick: called after every denoising step.
         call: other arguments of the pipeline's `__call__`.
 
     Raises:
         InterpError: what comes out is not finite.
     """
-    prompts = [world.prompt for world in worlds]
+    prompts = [job.prompt for job in jobs]
     final: list[Tensor] = []
 
     def after_step(pipe: Any, index: int, timestep: Any, state: dict) -> dict:
-        if leaders is not None:
-            state["latents"] = state["latents"][list(leaders)]
+        if clean:
+            state["latents"] = state["latents"][[0] * len(jobs)]
         final[:] = [state["latents"]]
         tick()
         return state
@@ -114,44 +115,44 @@ def generate(
         stack.enter_context(_quiet(pipe))
         traced = stack.enter_context(_tracing(pipe, trace)) if trace is not None else None
         negatives = None if negative is None else [negative]
-        attached = None
-        if any(world.patch is not None for world in worlds):
-            patched = [(world.prompt, world.patch) for world in worlds]
-            attached = stack.enter_context(attach(pipe, patched, negative=negatives, strict=False))
+        applied = None
+        if any(job.patch is not None for job in jobs):
+            patched = [(job.prompt, job.patch) for job in jobs]
+            applied = stack.enter_context(apply(pipe, patched, negative=negatives, strict=False))
         log = None
         if recorders:
             log = stack.enter_context(record(pipe, *recorders, tokens=prompts, negative=negatives))
         output = pipe(
             **_embeddings(prompts, negative),
-            generator=[torch.Generator().manual_seed(world.seed) for world in worlds],
+            generator=[torch.Generator().manual_seed(job.seed) for job in jobs],
             output_type="np" if images else "latent",
             callback_on_step_end=after_step,
             callback_on_step_end_tensor_inputs=["latents"],
             **call,
         )
     latents = final[0].cpu()
-    _check_finite(worlds, latents.float().numpy(), "latents")
+    _check_finite(jobs, latents.float().numpy(), "latents")
     if images:
-        _check_finite(worlds, output.images, "pixels")
-    return Batch(
+        _check_finite(jobs, output.images, "pixels")
+    return Generated(
         latents=latents,
         # The rounding of diffusers' own conversion to PIL.
         images=(output.images * 255).round().astype(np.uint8) if images else None,
         recorded=None if log is None else log.dataset(),
-        traced=traced,
-        touched=frozenset() if attached is None else frozenset(attached.touched),
+        trace=traced,
+        touched=frozenset() if applied is None else frozenset(applied.touched),
     )
 
 
-def _check_finite(worlds: Sequence[World], values: np.ndarray, what: str) -> None:
-    """Raise if some world ended in NaN or infinity: as an image it would be black or noise."""
-    finite = np.isfinite(values).reshape(len(worlds), -1).all(axis=1)
-    broken = [world for world, good in zip(worlds, finite, strict=True) if not good]
+def _check_finite(jobs: Sequence[Job], values: np.ndarray, what: str) -> None:
+    """Raise if some image ended in NaN or infinity: as an image it would be black or noise."""
+    finite = np.isfinite(values).reshape(len(jobs), -1).all(axis=1)
+    broken = [job for job, good in zip(jobs, finite, strict=True) if not good]
     if broken:
         first = broken[0]
         raise InterpError(
             f"{first.prompt.text!r} was run with seed {first.seed} and patch {first.patch!r}.",
-            f"Its {what} are not all finite, nor are those of {len(broken) - 1} others.",
+            f"Its {what} are not all finite; the same goes for {len(broken) - 1} other images.",
             "Run in float32 or bfloat16 (SDXL's VAE overflows in float16), or patch more gently.",
         )
 
@@ -192,10 +193,10 @@ def _quiet(pipe: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _tracing(pipe: Any, dtype: torch.dtype) -> Iterator[Traced]:
+def _tracing(pipe: Any, dtype: torch.dtype) -> Iterator[Trace]:
     """Keep what the UNet is given and returns, as noise, at every call."""
     hookable(pipe)
-    traced = Traced([], [], [], [], [])
+    trace = Trace([], [], [], [], [])
     kind = pipe.scheduler.config.prediction_type
 
     def keep(module: Any, args: tuple, kwargs: dict, output: Any) -> None:
@@ -203,16 +204,16 @@ def _tracing(pipe: Any, dtype: torch.dtype) -> Iterator[Traced]:
         prediction = output[0]
         abar = alpha_bar(pipe.scheduler, timestep)
         epsilon = to_epsilon(prediction, sample, abar, kind).to(dtype).cpu()
-        traced.timesteps.append(timestep)
-        traced.alpha_bars.append(abar)
+        trace.timesteps.append(timestep)
+        trace.alpha_bars.append(abar)
         if pipe.do_classifier_free_guidance:
             uncond, cond = rearrange(epsilon, "(half row) c h w -> half row c h w", half=2)
-            traced.eps_u.append(uncond)
+            trace.eps_u.append(uncond)
         else:
             cond = epsilon
-        traced.eps_c.append(cond)
-        traced.latents.append(sample[-len(cond) :].to(dtype).cpu())
+        trace.eps_c.append(cond)
+        trace.latents.append(sample[-len(cond) :].to(dtype).cpu())
 
     with Hooks() as hooks:
         hooks.after(pipe.unet, keep)
-        yield traced
+        yield trace

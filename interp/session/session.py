@@ -16,12 +16,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp import results
-from interp.denoiser import first_step
+from interp.denoiser import unet_call
 from interp.denoiser.memory import images_at_once
 from interp.errors import InterpError
 from interp.patch import Patch
-from interp.patch.on_pipeline import must_touch
-from interp.session.batches import Grid, labels
+from interp.patch.base import must_touch
+from interp.results.numbers import Seeds, chosen_seeds
+from interp.session.batches import batches, labelled, labels
 from interp.session.generate import generate
 from interp.session.settings import Settings
 from interp.text.encoding import encode
@@ -70,7 +71,7 @@ class Session(Settings):
     def run(
         self,
         prompts: Prompts,
-        seeds: Sequence[int] = (0,),
+        seeds: Seeds = (0,),
         patch: Edits = None,
         record: Any = None,
         *,
@@ -86,7 +87,8 @@ class Session(Settings):
 
         Args:
             prompts: texts or encoded prompts.
-            seeds: one image each; the same seed is the same noise for every prompt and patch.
+            seeds: how many (4 is the first four), or which; one image each. The same seed is the
+                same noise for every prompt and patch.
             patch: one patch or mitigation; or several by name, which makes an axis `patch`.
             record: a recorder such as `ip.mass`, or several.
             images: keep the images, uint8 `image(prompt, seed, pixel_y, pixel_x, rgb)`; by default
@@ -105,7 +107,7 @@ class Session(Settings):
     def trace(
         self,
         prompts: Prompts,
-        seeds: Sequence[int] = (0,),
+        seeds: Seeds = (0,),
         patch: Edits = None,
         record: Any = None,
         *,
@@ -134,7 +136,7 @@ class Session(Settings):
         return self._grid(prompts, seeds, patch, record, trajectory, images, trace=dtype)
 
     def images(
-        self, prompts: Prompts, seeds: Sequence[int] = (0,), patch: Edits = None
+        self, prompts: Prompts, seeds: Seeds = (0,), patch: Edits = None
     ) -> list[Image.Image]:
         """Return the images, in the order (patch, prompt, seed).
 
@@ -147,21 +149,22 @@ class Session(Settings):
 
     def noise(self, seed: int) -> Float[Tensor, "1 c h w"]:
         """Return the unit noise from which a seed's images start."""
-        return first_step.noise(self.pipe, seed, self.height, self.width)
+        return unet_call.noise(self.pipe, seed, self.height, self.width)
 
     def guidance_at_start(
         self, prompt: Prompt, embeds: Float[Tensor, "position channel"], seed: int
     ) -> Float[Tensor, "1 c h w"]:
         """Return `eps_c - eps_u` at the first step, differentiable in `embeds`."""
-        size = {"steps": self.steps, "height": self.height, "width": self.width}
-        return first_step.guidance_at_start(
-            self.pipe, prompt, self.unconditional, embeds, seed, **size
-        )
+        at = unet_call.first_step(self.pipe, [seed], self.steps, self.height, self.width)
+        empty = self.unconditional
+        with torch.no_grad():
+            eps_u = unet_call.predict(self.pipe, *at, empty.embeds[None], empty.pooled)
+        return unet_call.predict(self.pipe, *at, embeds[None], prompt.pooled) - eps_u
 
     def _grid(
         self,
         prompts: Prompts,
-        seeds: Sequence[int],
+        seeds: Seeds,
         patch: Edits,
         record: Any,
         trajectory: Trajectory | str,
@@ -169,58 +172,57 @@ class Session(Settings):
         trace: torch.dtype | None,
     ) -> xr.Dataset:
         """The one engine behind `run` and `trace`."""
-        encoded, seeds = self._prompts(prompts), [int(seed) for seed in seeds]
-        if not encoded or not seeds or trajectory not in ("own", "clean"):
+        encoded, seeds = self._prompts(prompts), chosen_seeds(seeds)
+        if not encoded or trajectory not in ("own", "clean"):
             raise InterpError(
-                f"{len(encoded)} prompts with {len(seeds)} seeds on trajectory={trajectory!r} "
-                "were asked for.",
-                "There is at least one of each, on the 'own' or the 'clean' trajectory.",
-                "Pass prompts, seeds=range(4), and leave trajectory out for patches' total effect.",
+                f"{len(encoded)} prompts on trajectory={trajectory!r} were asked for.",
+                "There is at least one prompt, and the trajectory is 'own' or 'clean'.",
+                "Pass prompts, and leave trajectory out for the total effect of patches.",
             )
         clean = trajectory == "clean"
         if clean and images:
             raise InterpError(
                 "Images on the clean trajectory were asked for.",
-                "There the unpatched run decides the latents, so all images would be its image.",
+                "All images would be that of the unpatched run, whose latents are used there.",
                 "Record or trace with trajectory='clean'; see images with trajectory='own'.",
             )
         names, edits = labels(patch)
         rewritten = [self._rewritten(edit, encoded, seeds) for edit in edits]
-        grid = Grid(encoded, seeds, names, rewritten)
         at_once = images_at_once(self.pipe, self.height, self.width, self.guided, self.budget)
-        planned = list(grid.batches(at_once, clean))
-        calls = first_step.calls(self.pipe, self.steps)
+        planned = list(batches(encoded, seeds, rewritten, at_once, clean))
+        calls = unet_call.calls_per_run(self.pipe, self.steps)
         done = []
-        # Silent where nobody watches; diffusers' own bar would be one per batch.
+        # Silent when not on a terminal; diffusers' own bar would be one per batch.
         with tqdm(total=len(planned) * calls, unit="step", leave=None, disable=None) as bar:
-            for batch in planned:
+            for jobs in planned:
                 result = generate(
                     self.pipe,
-                    batch.worlds,
+                    jobs,
                     self.unconditional if self.guided else None,
                     recorders=_several(record),
                     images=images,
                     trace=trace,
-                    leaders=batch.leaders,
+                    clean=clean,
                     tick=bar.update,
                     num_inference_steps=self.steps,
                     guidance_scale=self.guidance,
                     height=self.height,
                     width=self.width,
                 )
-                done.append((batch, result))
+                done.append((jobs, result))
         # Over the whole grid: a patch need not touch every prompt, and which prompts share a batch
         # must not decide.
         touched = {operation for _, result in done for operation in result.touched}
+        ran = f"{len(edits) * len(encoded) * len(seeds)} runs"
         for _, applied in rewritten:
-            must_touch(() if applied is None else applied.operations, touched, f"{len(grid)} runs")
-        data = grid.dataset(done, latents=trace is not None)
+            must_touch(() if applied is None else applied.operations, touched, ran)
+        data = labelled(done, encoded, seeds, names, rewritten)
         described = dict(zip(names or [repr(edits[0])], map(_describe, edits), strict=True))
         return results.stamp(
             data,
             **self.provenance(),
             prompts=[prompt.text for prompt in encoded],
-            seeds=seeds,
+            seeds=list(seeds),
             patches=described,
             trajectory=trajectory,
         )
@@ -232,7 +234,7 @@ class Session(Settings):
         foreign = next((prompt for prompt in encoded if prompt.embeds.shape != shape), None)
         if foreign is not None:
             raise InterpError(
-                f"{foreign!r} was to be run.",
+                f"Cannot run {foreign!r}.",
                 f"Its embeddings are {tuple(foreign.embeds.shape)}, this model's {tuple(shape)}.",
                 "Encode it with this session: sd.encode(text).",
             )

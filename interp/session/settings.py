@@ -93,19 +93,14 @@ class Settings:
 
     def provenance(self) -> dict[str, Any]:
         """Return what is needed to run again, apart from prompts, seeds and patches."""
-        scheduler = self.pipe.scheduler
-        config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
         return {
+            **results.describe(self.pipe),
             "model": self.model,
-            "packages": results.packages(),
-            "scheduler": {"class": type(scheduler).__name__, **config},
             "steps": self.steps,
             "guidance": self.guidance,
             "height": self.height,
             "width": self.width,
             "uncond": self.uncond_policy,
-            "dtype": str(self.pipe.unet.dtype).removeprefix("torch."),
-            "device": str(self.pipe.unet.device),
         }
 
     def __repr__(self) -> str:
@@ -143,8 +138,8 @@ def _check(
         raise InterpError(
             f"A session with a {type(pipe).__name__} was asked for.",
             "Sessions run StableDiffusionPipeline and StableDiffusionXLPipeline.",
-            "Load one with interp.load(name); patches and recorders also work on their relatives "
-            "by themselves: with patch.on(pipe).",
+            "Load one with interp.load(name); patches and recorders work on similar pipelines "
+            "without a session: with patch.on(pipe).",
         )
     if steps < 1 or not 0 <= guidance < float("inf"):
         raise InterpError(
@@ -160,7 +155,7 @@ def _check(
         )
     if getattr(pipe, "safety_checker", None) is not None:
         raise InterpError(
-            "A session with a pipeline that has a safety checker was asked for.",
+            "A session can not have a pipeline with a safety checker.",
             "It blackens some images, and a black image has no similarity to anything.",
             "Load it with safety_checker=None, or set pipe.safety_checker = None.",
         )

@@ -60,10 +60,10 @@ class Plan:
     images: bool
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or self.guidance == ():
+        if len(set(self.seeds)) < len(self.seeds) or self.guidance == ():
             raise InterpError(
                 f"The seeds {list(self.seeds)} with guidance={self.guidance} were asked for.",
-                "There is at least one seed, each once, and at least one guidance scale.",
+                "Each seed comes once, and there is at least one guidance scale.",
                 "Say seeds=10, and leave guidance out for the session's own.",
             )
 

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from interp.errors import InterpError
 from interp.metrics import Images, as_batch
+from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Edits, Session
 from interp.sweep import cluster, measures, plan
 from interp.sweep.one_prompt import cell, sessions, unconditional
@@ -33,7 +34,7 @@ def sweep(
     session: Session,
     prompts: PromptFile | Sequence[str | Prompt],
     patches: Edits = None,
-    seeds: int | Sequence[int] = 10,
+    seeds: Seeds = 10,
     *,
     store: str | os.PathLike[str],
     metrics: Mapping[str, Any] | None = None,
@@ -92,7 +93,7 @@ def sweep(
     given, columns = _prompts(prompts, labels)
     recorders = record if isinstance(record, (list, tuple)) else [record]
     asked = Plan(
-        seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(s) for s in seeds),
+        seeds=chosen_seeds(seeds),
         edits=plan.named(patches),
         guidance=None if guidance is None else tuple(float(scale) for scale in guidance),
         metrics=dict(metrics or {}),

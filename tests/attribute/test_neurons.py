@@ -80,9 +80,9 @@ def test_silences_survive_json_and_print(sd1) -> None:
     assert Patch.from_json(patch.to_json()) == patch
     assert repr(patch) == "silence({'mid.0': [2, 9], 'down.0.0': [1]}, steps=0:10)"
     assert not patch.edits_embeddings
-    with pytest.raises(InterpError, match="32 of them"), ip.silence({"mid.0": [32]}).on(sd1):
+    with pytest.raises(InterpError, match="32 outputs"), ip.silence({"mid.0": [32]}).on(sd1):
         latents(sd1, steps=1)
-    with pytest.raises(InterpError, match="none were named"):
+    with pytest.raises(InterpError, match="given no neurons"):
         ip.silence({"mid.0": []})
 
 

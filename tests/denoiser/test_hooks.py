@@ -17,7 +17,8 @@ from diffusers.models.attention_processor import (
 )
 
 from interp import InterpError, encode, record, zero
-from interp.denoiser.clock import Watch
+from interp.denoiser.batch import RowReader
+from interp.denoiser.clock import StepClock
 from interp.denoiser.hooks import Hooks, hookable
 from interp.denoiser.layers import sites
 from interp.session import Session
@@ -26,25 +27,26 @@ from tests.runs import TEXTS, from_embeds, latents
 
 
 class Calls:
-    """What a watch saw at each UNet call."""
+    """The steps and rows of each UNet call."""
 
-    def __init__(self, pipe: Any, **watch: Any) -> None:
-        self.pipe, self.keywords = pipe, watch
+    def __init__(self, pipe: Any, **reader: Any) -> None:
+        self.pipe, self.keywords = pipe, reader
         self.steps: list[tuple[int, int]] = []
         self.rows: list[Any] = []
 
     def __enter__(self) -> "Calls":
         self.hooks = Hooks()
-        self.watch = Watch(self.pipe, self.hooks, **self.keywords)
-        self.watch.started.append(self._note)
+        self.reader = RowReader(self.pipe, self.hooks, **self.keywords)
+        self.clock = StepClock(self.pipe, self.hooks)
+        self.hooks.before(self.pipe.unet, self._note)
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.hooks.close()
 
-    def _note(self) -> None:
-        self.steps.append((self.watch.run, self.watch.step))
-        self.rows.append(self.watch.batch)
+    def _note(self, *call: Any) -> None:
+        self.steps.append((self.clock.run, self.clock.step))
+        self.rows.append(self.reader.batch)
 
     def texts(self) -> list[str | None]:
         return [None if prompt is None else prompt.text for prompt in self.rows[-1].prompts]
@@ -96,12 +98,12 @@ def test_a_hand_written_loop_is_followed(sd1) -> None:
         for _ in range(2):
             for timestep in (900, 500, 100):
                 sd1.unet(sample, timestep, encoder_hidden_states=prompt.embeds[None])
-        calls.watch.restart()
+        calls.clock.restart()
         sd1.unet(sample, 500, encoder_hidden_states=prompt.embeds[None])
-        calls.watch.at(7)
+        calls.clock.at(7)
         for _ in range(2):
             sd1.unet(sample, 100, encoder_hidden_states=prompt.embeds[None])
-        calls.watch.at(None)
+        calls.clock.at(None)
         sd1.unet(sample, 100, encoder_hidden_states=prompt.embeds[None])
     whole = [(run, step) for run in range(2) for step in range(3)]
     assert calls.steps == [*whole, (2, 0), (2, 7), (2, 7), (2, 8)]

@@ -106,7 +106,7 @@ def test_provenance_is_one_json_attribute_and_grows(data: xr.Dataset) -> None:
 def test_a_pipeline_describes_itself(pipe) -> None:
     latents(pipe, steps=2, guidance_scale=3.0)
     facts = json.loads(json.dumps(describe(pipe)))
-    assert facts["scheduler"] == "DDIMScheduler"
+    assert facts["scheduler"]["class"] == "DDIMScheduler"
     assert facts["steps"] == 2
     assert facts["guidance"] == 3.0
     assert facts["dtype"] == "float32"

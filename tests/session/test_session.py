@@ -31,7 +31,7 @@ PATCHES = {
     "mask": mask("eot", steps=slice(1, 3)),
     "copy": copy("eot", to="prompt", layers="mid"),
 }
-#: Enough to see batches of several rows, mixed patches and an unpatched world among them.
+#: Enough to see batches of several rows, mixed patches and an unpatched row among them.
 FEW = {name: PATCHES[name] for name in ("none", "zero", "head")}
 
 
@@ -63,7 +63,7 @@ def test_a_negative_prompt_is_that_of_plain_diffusers(sd):
     assert np.array_equal(np.asarray(ours[0]), np.asarray(plain.images[0]))
 
 
-def test_a_batch_of_worlds_is_the_loop_over_worlds(sd):
+def test_a_batch_is_the_loop_over_its_images(sd):
     together = sd.trace(TEXTS, seeds=[0, 5], patch=PATCHES, half=False)
     for i, (name, patch) in enumerate(PATCHES.items()):
         prompt, seed = i % 2, (0, 5)[i // 2 % 2]
@@ -228,6 +228,13 @@ def test_datasets_say_how_to_run_them_again_and_survive_the_disk(sd, tmp_path):
     xr.testing.assert_identical(results.open(path), run)
 
 
+def test_a_number_of_seeds_is_the_first_so_many(one):
+    few = Session(one.pipe, steps=1)
+    xr.testing.assert_identical(
+        few.run(TEXTS[0], seeds=2, record=mass), few.run(TEXTS[0], seeds=range(2), record=mass)
+    )
+
+
 def test_images_come_in_the_order_patch_prompt_seed(one):
     run = one.run(TEXTS, seeds=[0, 5], patch=FEW)
     images = one.images(TEXTS, seeds=[0, 5], patch=FEW)
@@ -281,8 +288,8 @@ def test_a_session_shows_itself(sd):
             lambda sd: Session(StableDiffusionImg2ImgPipeline(**sd.pipe.components)),
             "Img2Img.* was asked for",
         ),
-        (lambda sd: sd.run([]), "0 prompts with 1 seeds"),
-        (lambda sd: sd.run("a", seeds=[]), "1 prompts with 0 seeds"),
+        (lambda sd: sd.run([]), "0 prompts on trajectory"),
+        (lambda sd: sd.run("a", seeds=[]), "at least one seed"),
         (lambda sd: sd.run("a", trajectory="other"), "trajectory='other'"),
         (lambda sd: sd.run("a", images=True, trajectory="clean"), "see images with trajectory"),
         (lambda sd: Session(sd.pipe, budget=0.0).run("a"), "positive number of GiB"),

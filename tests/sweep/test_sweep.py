@@ -167,7 +167,7 @@ def test_a_patch_that_finds_nothing_leaves_its_cells_empty(sd, path):
         ({"patches": {"base": None}}, "'none' is the baseline"),
         ({"patches": [ip.zero("pad"), ip.zero("pad")]}, "Names are distinct"),
         ({"seeds": 0}, "at least one seed"),
-        ({"seeds": [1, 1]}, "each once"),
+        ({"seeds": [1, 1]}, "Each seed comes once"),
         ({"guidance": []}, "at least one guidance scale"),
         ({"images": False}, "keeps nothing"),
         ({"metrics": {"image": ip.metrics.pixel_l2}}, "two variables of the name 'image'"),

@@ -1,0 +1,127 @@
+"""What patches do at one layer in one step, worked out from what they do to each row.
+
+A pure function of the rows' edits: nothing is hooked or written here (see `applied`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool
+from torch import Tensor
+
+from interp.denoiser.layers import Site
+from interp.errors import InterpError
+from interp.patch.base import Operation
+from interp.text.prompt import Prompt
+
+SIDES = ("k", "v")
+RowEdits = tuple[tuple[tuple[Operation, Prompt], ...], ...]
+"""For every row of a batch, its operations, each with the prompt that it edits."""
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What happens at one layer in one step.
+
+    Attributes:
+        embeds: edits of every row, if all heads, keys and values share them.
+        projected: otherwise, for keys and values, edits and the rows and heads that they are for.
+        masked: the keys taken out of the softmax.
+        silent: the outputs of the value projection that are put to zero.
+    """
+
+    embeds: RowEdits | None
+    projected: dict[str, list[tuple[RowEdits, Bool[Tensor, "row 1 head 1"]]]]
+    masked: Bool[Tensor, "row position head 1"] | None
+    silent: Bool[Tensor, "row position head inner"] | None
+
+
+def plan_layer(
+    site: Site,
+    rows: RowEdits,
+    heads: Mapping[Operation, Sequence[int]],
+    width: int,
+    device: torch.device,
+) -> LayerPlan:
+    """The plan of a layer.
+
+    Example:
+        >>> plan_layer(site, (((zero_pads, a),), ()), {zero_pads: (0, 1)}, 320, text.device)
+
+    Args:
+        rows: the edits that apply here.
+        heads: where in this layer each operation applies.
+        width: how many values per token the layer computes.
+        device: where the layer runs.
+
+    Raises:
+        InterpError: if some head would have no key left.
+    """
+    by_head: dict[str, dict[RowEdits, list[int]]] = {side: {} for side in SIDES}
+    for side in SIDES:
+        for head in range(site.heads):
+            mine = tuple(
+                tuple(
+                    (operation, prompt)
+                    for operation, prompt in row
+                    if operation.EDITS == "embeddings"
+                    and side in operation.where.side
+                    and head in heads[operation]
+                )
+                for row in rows
+            )
+            by_head[side].setdefault(mine, []).append(head)
+    masked = _taken_out("keys", site, rows, heads, width, device)
+    if masked is not None and bool(masked.all(dim=1).any()):
+        operation, prompt = next(e for row in rows for e in row if e[0].EDITS == "keys")
+        raise InterpError(
+            f"{operation!r} was asked for on {prompt!r}.",
+            "Some head would have no key left to attend to.",
+            "Leave at least one category unmasked: 'sot' is always there.",
+        )
+    silent = _taken_out("values", site, rows, heads, width, device)
+    if by_head["k"] == by_head["v"] and len(by_head["k"]) == 1:
+        (shared,) = by_head["k"]
+        return LayerPlan(shared if any(shared) else None, {}, masked, silent)
+    projected = {
+        side: [
+            (mine, _chosen(mine, places, site).to(device))
+            for mine, places in by_head[side].items()
+            if any(mine)
+        ]
+        for side in SIDES
+    }
+    return LayerPlan(None, projected, masked, silent)
+
+
+def _chosen(rows: RowEdits, heads: Sequence[int], site: Site) -> Bool[Tensor, "row 1 head 1"]:
+    """The heads, in rows that are edited."""
+    chosen = torch.zeros(len(rows), 1, site.heads, 1, dtype=torch.bool)
+    chosen[:, :, list(heads)] = rearrange(
+        torch.tensor([bool(edits) for edits in rows]), "row -> row 1 1 1"
+    )
+    return chosen
+
+
+def _taken_out(
+    what: str,
+    site: Site,
+    rows: RowEdits,
+    heads: Mapping[Operation, Sequence[int]],
+    width: int,
+    device: torch.device,
+) -> Bool[Tensor, "row position head inner"] | None:
+    """The keys or values that are taken out of every row at one layer, or None."""
+    found: dict[int, Tensor] = {}
+    for row, (operation, prompt) in ((n, edit) for n, edits in enumerate(rows) for edit in edits):
+        if what == operation.EDITS:
+            out = operation.at(site, heads[operation], prompt, width)
+            found[row] = found[row] | out if row in found else out
+    if not found:
+        return None
+    none = torch.zeros_like(next(iter(found.values())))
+    return torch.stack([found.get(row, none) for row in range(len(rows))]).to(device)
