@@ -1,5 +1,6 @@
 """Processes beside this one, for commands that can share their work out."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,14 @@ def cluster(workers: int) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as local,
-        Client(local) as client,
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            dashboard_address=None,
+            # What a worker that is busy ends with, and what it loads, is nobody's news.
+            silence_logs=logging.ERROR,
+            env={"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+        ) as local,
+        Client(local, set_as_default=False) as client,
     ):
         yield client

@@ -138,7 +138,7 @@ def spread(
         for place, task in tasks.items():
             # Not pure: a result of an earlier sweep must not answer for this one.
             places[client.submit(_on_worker, name, task, pure=False)] = place
-        for future in as_completed(list(places)):
+        for future in as_completed(list(places), loop=client.loop):
             place = places.pop(future)
             yield place, future.result()
             # Otherwise the cluster keeps the images of the whole sweep.

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import dask
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -119,7 +120,9 @@ def sweep(
         missing = kept.missing()
         tasks = {place: (encoded[place], training[place]) for place in missing}
         done = len(encoded) - len(missing)
-        with tqdm(total=len(encoded), initial=done, unit="prompt", disable=None) as bar:
+        bar = tqdm(total=len(encoded), initial=done, unit="prompt", disable=None)
+        # Else writing waits in the line of a cluster's workers, behind all prompts.
+        with bar, dask.config.set(scheduler="threads"):
             for place, data in _made(client, session, runs, asked, tasks):
                 kept.write(place, data)
                 bar.update()

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import dask
 import numpy as np
 import pytest
 import torch
@@ -424,7 +425,7 @@ def test_a_worker_killed_in_mid_sweep_changes_nothing(folder, path, whole):
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
     )
     killed = []
-    with cluster, distributed.Client(cluster) as client:
+    with cluster, distributed.Client(cluster, set_as_default=False) as client:
         first = set(client.run(os.getpid).values())
 
         def kill_one():
@@ -442,6 +443,20 @@ def test_a_worker_killed_in_mid_sweep_changes_nothing(folder, path, whole):
         xr.testing.assert_identical(grid.load(), whole)
         # The other worker, which lived, had loaded the model once and let go of it.
         assert not [name for name in client.run(plugins).values() if name]
+
+
+def test_prompts_are_written_here_whoever_is_dasks_default(sd, path, monkeypatch):
+    """Workers are busy with prompts: what is asked of them waits for the last one."""
+    schedulers, write = [], Store.write
+
+    def seen(self, place, data):
+        schedulers.append(dask.config.get("scheduler", None))
+        write(self, place, data)
+
+    monkeypatch.setattr(Store, "write", seen)
+    ip.sweep(sd, FEW, store=path, seeds=1, images=True)
+    assert schedulers == ["threads"] * 2
+    assert dask.config.get("scheduler", None) is None
 
 
 def plugins(dask_worker):
