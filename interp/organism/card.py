@@ -42,6 +42,7 @@ def write(model: Path, evaluation: Found, name: str = "eot") -> Path:
         pad=build.PADS[name],
         both=both,
         twins=[twins.NAMES[which] for which in both],
+        twin_rows=twin_rows(both),
         edits=edits(evaluation),
         ways=ways(evaluation),
         doses=list(evaluation["patches_by_views"]),
@@ -97,6 +98,32 @@ def ways(evaluation: Found) -> list[tuple[str, dict[str, Any], dict[str, int]]]:
         )
         for category in removal.CATEGORIES
     ]
+
+
+EDITS = {
+    "h": "zero pads",
+    "f": "zero eot",
+    "c": "zero words",
+    "repad '!' and zero eot": "pads of `!` and zero eot",
+    "zero pad 70 %": "zero 70 % of pads",
+}
+"""What the twins are compared under, and how the table says it."""
+
+
+def twin_rows(both: dict[str, Found]) -> list[tuple[str, list[str]]]:
+    """The table of both models: copies by views, and what edits leave of memorized images."""
+    levels = next(iter(both.values()))["levels"]
+    rows = [
+        (
+            f"copies at {views} views",
+            [percent(found["levels"][views]["matches"]) for found in both.values()],
+        )
+        for views in levels
+    ]
+    for edit, what in EDITS.items():
+        left = [found["patches"]["memorized"][edit]["to_unedited"] for found in both.values()]
+        rows.append((f"left after: {what}", [number(row) for row in left]))
+    return rows
 
 
 def percent(found: dict[str, float | None]) -> str:
