@@ -176,7 +176,7 @@ class Calibration:
         )
         answer = _answer(row, strict, loose)
         above = [name for name, over in zip(DETECTORS, row > strict, strict=True) if over]
-        named = f" ({', '.join(above)})" if above else ""
+        named = f" ({'; '.join(above)})" if above else ""
         reason = (
             f"{len(above)} of {len(row)} detectors{named} are above the level that {self.fpr:.0%} "
             f"of {self.controls} controls may exceed, and {int((row > loose).sum())} above that of "

@@ -20,6 +20,7 @@ def moved(a: ip.Prompt, edited: torch.Tensor, factor: float) -> ip.Prompt:
     return replace(a, embeds=a.embeds + factor * (edited - a.embeds))
 
 
+@pytest.mark.slow
 def test_estimates_are_finite_differences_of_the_exact_map(pipe) -> None:
     sd = ip.Session(pipe, steps=2, guidance=3.0)
     a, b = sd.encode([A, B])
@@ -79,6 +80,7 @@ def test_gradients_agree_across_attention_kernels(make_pipe, kind: str) -> None:
         np.testing.assert_allclose(other.estimate, maps[0].estimate, atol=1e-4 * scale)
 
 
+@pytest.mark.slow
 def test_agreement_ranks_the_same_cells(sd1) -> None:
     sd = ip.Session(sd1, steps=2, guidance=3.0)
     a, b = sd.encode([A, B])

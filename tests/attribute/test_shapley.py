@@ -62,6 +62,7 @@ def test_dummy_and_symmetry() -> None:
     np.testing.assert_allclose(data.phi[1:], (worth[0] - worth[-1]) / 3, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["donor", "repad"])
 def test_shapley_equals_captums_on_the_same_game(sd, baseline: str) -> None:
     a, b = sd.encode([A, B])

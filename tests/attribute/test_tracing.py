@@ -93,6 +93,7 @@ def test_cells_are_those_of_hand_written_hooks(sd) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["necessary", "sufficient"])
 def test_cells_are_whole_runs_on_the_clean_trajectory(one, direction: str) -> None:
     a, b = one.encode([A, B])
