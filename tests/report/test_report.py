@@ -329,6 +329,7 @@ def command(*arguments):
     assert not end.value.code
 
 
+@pytest.mark.slow
 def test_drawn_again_from_the_dataset_without_a_model(tmp_path, monkeypatch, capsys):
     from tests.pipelines import pipeline
 
