@@ -5,10 +5,11 @@
 Results are datasets. `causal_trace` is exact, `attribution_patching` its estimate.
 """
 
+from interp.attribute.activations import activations
 from interp.attribute.agreement import agreement
 from interp.attribute.embeddings import significance, tokens
 from interp.attribute.games import solve
-from interp.attribute.neurons import activations, find_neurons, likeness, silencing
+from interp.attribute.neurons import find_neurons, likeness, silencing
 from interp.attribute.patching import attribution_patching
 from interp.attribute.shapley import shapley
 from interp.attribute.tracing import causal_trace

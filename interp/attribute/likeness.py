@@ -1,7 +1,8 @@
 """Multi-scale structural similarity of noise predictions, which NeMo judges memorization by.
 
-In torch, because scikit-image has one scale only. Noise predictions are small: a map that is too
-small for a scale is compared at fewer of them, and with a window that fits.
+In torch, because scikit-image has one scale only. The numbers are those of torchmetrics, which the
+authors call and their threshold was set with; it refuses maps below 44 x 44, which here are
+compared at fewer scales, and with a window that fits.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 SCALES = 3
+WEIGHT = 0.99
+"""Of all scales together: NeMo gives 0.33 to each of three."""
 WINDOW, SIGMA = 11, 1.5
-STABLE = (0.01**2, 0.03**2)
+K1, K2 = 0.01, 0.03
 
 
 def stretched(maps: Float[Tensor, "row c h w"]) -> Float[Tensor, "row c h w"]:
@@ -29,35 +32,58 @@ def stretched(maps: Float[Tensor, "row c h w"]) -> Float[Tensor, "row c h w"]:
     return (maps - low) / (high - low).clamp_min(1e-12)
 
 
-def ms_ssim(a: Float[Tensor, "row c h w"], b: Float[Tensor, "row c h w"]) -> Float[Tensor, " row"]:
-    """Multi-scale structural similarity of rows with values in [0, 1]; 1 for equal ones.
+def ms_ssim(
+    a: Float[Tensor, "row c h w"],
+    b: Float[Tensor, "row c h w"],
+    data_range: float | None = None,
+) -> Float[Tensor, " row"]:
+    """Multi-scale structural similarity of rows; 1 for equal ones.
 
     Example:
         >>> ms_ssim(stretched(a), stretched(b))
 
-    Equal weights for up to three scales, Gaussian window of 11 with sigma 1.5 where it fits, mean
-    over channels.
+    Three scales with weight 0.33 each (fewer for small maps, of the same total), a Gaussian window
+    with sigma 1.5, the mean over channels and places at each scale.
 
-    Source: Wang, Simoncelli & Bovik 2003.
+    Args:
+        a, b: the rows to compare, one with one.
+        data_range: what the values' range is taken for. None is what torchmetrics does by default,
+            and so NeMo: the larger range of the two batches, found again at every scale. Means of
+            noise have a smaller range than noise, so unlike rows come out less alike than with
+            `data_range=1`, and a row's value depends a little on the rows beside it.
+
+    Source: Wang, Simoncelli & Bovik 2003; the same numbers as
+    `multiscale_structural_similarity_index_measure(a, b, betas=(0.33, 0.33, 0.33))` of
+    torchmetrics 1.
     """
-    window = min(WINDOW, min(a.shape[-2:]) - (min(a.shape[-2:]) + 1) % 2)
+    shorter = min(a.shape[-2:])
+    window = min(WINDOW, shorter - (shorter + 1) % 2)
     scales = 1
-    while scales < SCALES and min(a.shape[-2:]) // 2**scales >= window:
+    while scales < SCALES and shorter // 2**scales >= window:
         scales += 1
-    factors = []
+    means = []
     for scale in range(scales):
-        light, structure = _terms(a, b, window)
+        reach = max(_reach(a), _reach(b)) if data_range is None else data_range
+        similarity, structure = _terms(a, b, window, reach)
         # Luminance counts at the coarsest scale alone.
-        factors.append(structure if scale < scales - 1 else light * structure)
-        a, b = (F.avg_pool2d(part, 2, ceil_mode=True) for part in (a, b))
-    means = torch.stack([reduce(factor, "row c h w -> row c", "mean") for factor in factors])
-    powers = means.clamp_min(0) ** (1 / scales)
-    return reduce(reduce(powers, "scale row c -> row c", "prod"), "row c -> row", "mean")
+        means.append(similarity if scale == scales - 1 else structure)
+        if scale < scales - 1:
+            a, b = (F.avg_pool2d(part, 2) for part in (a, b))
+    powers = torch.stack(means).clamp_min(0) ** (WEIGHT / scales)
+    return reduce(powers, "scale row -> row", "prod")
 
 
-def _terms(a: Tensor, b: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Luminance, and contrast with structure, at every place of the window."""
-    place = torch.arange(window, dtype=a.dtype, device=a.device) - window // 2
+def _reach(maps: Tensor) -> float:
+    # Maps that are constant have no range; any will do.
+    return max(float(maps.max() - maps.min()), 1e-6)
+
+
+def _terms(
+    a: Tensor, b: Tensor, window: int, reach: float
+) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
+    """Similarity over the whole map, mirrored at its edges; contrast with structure inside it."""
+    margin = window // 2
+    place = torch.arange(window, dtype=a.dtype, device=a.device) - margin
     line = torch.exp(-(place**2) / (2 * SIGMA**2))
     kernel = rearrange(line, "x -> x 1") * line
     kernel = rearrange(kernel / kernel.sum(), "y x -> 1 1 y x")
@@ -66,8 +92,17 @@ def _terms(a: Tensor, b: Tensor, window: int) -> tuple[Tensor, Tensor]:
         flat = rearrange(maps, "row c h w -> (row c) 1 h w")
         return rearrange(F.conv2d(flat, kernel), "(row c) 1 h w -> row c h w", row=len(maps))
 
+    a, b = (F.pad(part, (margin,) * 4, mode="reflect") for part in (a, b))
     mean_a, mean_b = mean(a), mean(b)
-    var_a, var_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
+    var_a = (mean(a * a) - mean_a**2).clamp_min(0)
+    var_b = (mean(b * b) - mean_b**2).clamp_min(0)
     both = mean(a * b) - mean_a * mean_b
-    light = (2 * mean_a * mean_b + STABLE[0]) / (mean_a**2 + mean_b**2 + STABLE[0])
-    return light, (2 * both + STABLE[1]) / (var_a + var_b + STABLE[1])
+    c1, c2 = (K1 * reach) ** 2, (K2 * reach) ** 2
+    light = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    structure = (2 * both + c2) / (var_a + var_b + c2)
+    high, wide = structure.shape[-2:]
+    inside = structure[..., margin : high - margin, margin : wide - margin]
+    return (
+        reduce(light * structure, "row c h w -> row", "mean"),
+        reduce(inside, "row c h w -> row", "mean"),
+    )

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from skimage.metrics import structural_similarity
+from einops import rearrange, repeat
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
 
 import interp as ip
 from interp import InterpError, Patch, attribute, sites
@@ -107,42 +111,76 @@ def test_activations_are_those_of_a_run(make_pipe, kind: str) -> None:
         np.testing.assert_allclose(attribute.activations(sd, list(TEXTS)), found, rtol=1e-4)
 
 
-def test_one_scale_of_similarity_is_that_of_scikit_image() -> None:
-    """Maps of 11 to 21 pixels have one scale, where the mean of products is not that of factors."""
+BETAS = (0.33, 0.33, 0.33)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (44, 60), (96, 65)])
+def test_similarity_is_that_of_the_library_which_the_authors_call(size) -> None:
+    """All of it: the range found at every scale of the whole batch, weights of 0.99, the edges."""
     generator = torch.Generator().manual_seed(0)
-    a = torch.rand(2, 3, 20, 16, generator=generator)
-    b = (a + 0.3 * torch.rand(2, 3, 20, 16, generator=generator)).clamp(0, 1)
-    for one, other, found in zip(a, b, ms_ssim(a, b), strict=True):
-        expected = structural_similarity(
-            one.numpy(),
-            other.numpy(),
-            channel_axis=0,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-            data_range=1.0,
-            win_size=11,
-        )
-        assert float(found) == pytest.approx(float(expected), abs=1e-4)
-    torch.testing.assert_close(ms_ssim(a, a), torch.ones(2))
-    large = torch.rand(1, 1, 64, 64, generator=generator)
-    # Noise that averages out is forgiven at coarser scales.
-    noisy = (large + 0.2 * torch.randn(1, 1, 64, 64, generator=generator)).clamp(0, 1)
-    assert 0 < float(ms_ssim(large, noisy)) < 1
-    assert float(stretched(5 * large - 2).min()) == 0
-    assert float(stretched(5 * large - 2).max()) == 1
+    a = stretched(torch.randn(6, 4, *size, generator=generator))
+    noise = torch.randn(6, 4, *size, generator=generator)
+    shares = rearrange(torch.linspace(0.1, 1.5, 6), "row -> row 1 1 1")
+    b = stretched(a + shares * noise)
+    theirs = multiscale_structural_similarity_index_measure(a, b, reduction="none", betas=BETAS)
+    torch.testing.assert_close(ms_ssim(a, b), theirs, atol=1e-5, rtol=1e-4)
+    fixed = multiscale_structural_similarity_index_measure(
+        a, b, reduction="none", betas=BETAS, data_range=1.0
+    )
+    torch.testing.assert_close(ms_ssim(a, b, data_range=1.0), fixed, atol=1e-5, rtol=1e-4)
+    assert ((fixed - theirs) > 0.01).any()
+    torch.testing.assert_close(ms_ssim(a, a), torch.ones(6))
+
+
+def test_maps_that_are_too_small_for_the_library_have_fewer_scales() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a = stretched(torch.rand(2, 3, 20, 16, generator=generator))
+    b = stretched(a + 0.4 * torch.rand(2, 3, 20, 16, generator=generator))
+    one = structural_similarity_index_measure(a, b, reduction="none")
+    torch.testing.assert_close(ms_ssim(a, b), one**0.99, atol=1e-5, rtol=1e-4)
+    for side in (1, 4, 8, 11, 22, 43):
+        small = stretched(torch.rand(2, 3, side, side, generator=generator))
+        torch.testing.assert_close(ms_ssim(small, small), torch.ones(2))
+    constant = torch.zeros(1, 3, 16, 16)
+    torch.testing.assert_close(ms_ssim(constant, constant), torch.ones(1))
+    assert float(stretched(5 * a - 2).min()) == 0
+    assert float(stretched(5 * a - 2).max()) == 1
+
+
+def at_second_timestep(sd, prompt, seeds) -> torch.Tensor:
+    """The maps of the authors' code: the noise of the first timestep, predicted at the second."""
+    points = clean_points(sd, prompt, seeds, 0)
+    sd.pipe.scheduler.set_timesteps(sd.steps)
+    t = sd.pipe.scheduler.timesteps[1]
+    text = repeat(prompt.embeds, "p c -> row p c", row=len(seeds))
+    with torch.no_grad():
+        eps = sd.pipe.unet(points.latents, t, encoder_hidden_states=text).sample
+    return stretched(eps - points.latents)
+
+
+def test_likeness_is_the_authors_at_the_second_timestep(sd1) -> None:
+    sd, seeds = ip.Session(sd1, steps=4, guidance=3.0), [0, 1, 2]
+    maps = at_second_timestep(sd, sd.encode(A), seeds)
+    i, j = torch.tensor(list(itertools.combinations(range(3), 2))).T
+    expected = ms_ssim(maps[i], maps[j])
+    found = attribute.likeness(sd, A, seeds)
+    np.testing.assert_allclose(found.values[i, j], expected, atol=1e-4)
+    np.testing.assert_allclose(found.values[j, i], expected, atol=1e-4)
+    assert np.isnan(np.diag(found)).all()
+    assert not np.allclose(found, attribute.likeness(sd, A, seeds, timestep=0), equal_nan=True)
+    with pytest.raises(InterpError, match="has 4, counted from 0"):
+        attribute.likeness(sd, A, seeds, timestep=4)
 
 
 def test_likeness_compares_first_predictions(sd) -> None:
-    found = attribute.likeness(sd, A, seeds=[0, 1, 2])
+    found = attribute.likeness(sd, A, seeds=[0, 1, 2], timestep=0, data_range=1.0)
     trace = sd.trace(A, [0, 1, 2], half=False)
     maps = torch.tensor((trace.eps_c - trace.latents).isel(prompt=0, step=0).values)
     maps = stretched(maps)
     for i, j in itertools.combinations(range(3), 2):
-        expected = float(ms_ssim(maps[[i]], maps[[j]]))
+        expected = float(ms_ssim(maps[[i]], maps[[j]], 1.0))
         assert found[i, j].item() == pytest.approx(expected, abs=1e-4)
-        assert found[j, i].item() == pytest.approx(expected, abs=1e-4)
-    assert np.isnan(np.diag(found)).all()
+    assert np.isnan(attribute.likeness(sd, A, seeds=[0])).all()
 
 
 def test_found_neurons_are_needed_and_suffice(sd) -> None:
@@ -174,26 +212,10 @@ def test_found_neurons_are_needed_and_suffice(sd) -> None:
     limit = max(threshold, found.similarity.sel(stage="candidates").item())
     assert reached <= limit + 1e-6
     assert bool((found.candidate | ~found.silenced).all())
-    # By hand: whole layers from the last one on, then neurons from the first, are given back if the
-    # similarity stays within the limit without them. What is kept was needed when its turn came.
-    kept = {
-        name: np.flatnonzero(found.candidate.sel(layer=name)).tolist()
-        for name in found.layer.values.tolist()
-    }
-
-    def stays(neurons: dict[str, list[int]]) -> bool:
-        some = {name: numbers for name, numbers in neurons.items() if numbers}
-        return bool(some) and similarity(ip.silence(some)) <= limit
-
-    for name in reversed(list(kept)):
-        if stays({**kept, name: []}):
-            kept[name] = []
-    for name, numbers in list(kept.items()):
-        for number in numbers:
-            fewer = [other for other in kept[name] if other != number]
-            if stays({**kept, name: fewer}):
-                kept[name] = fewer
-    assert patch == ip.silence({name: numbers for name, numbers in kept.items() if numbers})
+    # What was chosen, by torch: unusual by the deviation of a sample, then the most active.
+    values = torch.tensor(usual.values)
+    z = (torch.tensor(attribute.activations(sd, a).values[0]) - values.mean(0)) / values.std(0)
+    np.testing.assert_allclose(found.z, z, rtol=1e-3, atol=1e-3)
 
 
 def test_what_can_not_be_searched_is_refused(sd) -> None:
