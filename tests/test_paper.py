@@ -68,6 +68,14 @@ def test_figures_keep_their_provenance_and_what_is_unknown():
     assert by_key["b"] is None
 
 
+def test_settings_are_those_of_the_authors_code():
+    measured = paper.results()["setting"]["measures"]
+    assert "sscd_disc_large" in measured["sscd"]
+    assert "skew_320" in measured["sscd"]
+    for name in ("random token addition (RTA)", "random number addition (RNA)"):
+        assert paper.mitigations()[name].count == 1
+
+
 def test_published_figures_are_by_the_names_of_the_edits():
     found = paper.published()
     assert set(found) == set(paper.interventions()) | set(paper.mitigations())

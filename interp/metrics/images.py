@@ -146,8 +146,11 @@ def resize_short_edge(
 
 
 def centre_crop(batch: Float[Tensor, "n 3 h w"], size: int) -> Float[Tensor, "n 3 size size"]:
-    """Return the central `size` x `size` square; the batch must be at least that large."""
-    top, left = ((edge - size + 1) // 2 for edge in batch.shape[-2:])
+    """Return the central `size` x `size` square; the batch must be at least that large.
+
+    Where the margin is odd, half of it is rounded to the even number, as torchvision does.
+    """
+    top, left = (round((edge - size) / 2) for edge in batch.shape[-2:])
     return batch[..., top : top + size, left : left + size]
 
 

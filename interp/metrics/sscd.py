@@ -42,7 +42,7 @@ def preprocess(
         torch.Size([4, 3, 320, 320])
 
     - `"skew_320"`: 320 x 320 whatever the aspect, ImageNet mean and deviation. Recommended by the
-      SSCD authors; NeMo, Han et al., Kim & No.
+      SSCD authors; NeMo, Han et al., and Kim & No, who use it with `sscd_disc_large`.
     - `"288"`: shorter edge to 288, aspect kept, ImageNet. The authors' other recommendation.
     - `"dcr"`: shorter edge to 256, central 224 x 224, mean and deviation 0.5. Somepalli et al., Wen
       et al., SAIL.

@@ -4,6 +4,8 @@ Kim & No, "Memorization In Stable Diffusion Is Unexpectedly Driven by CLIP Embed
 Findings (arXiv 2605.02908), and the noise of Somepalli et al., NeurIPS 2023.
 """
 
+import numpy as np
+
 from interp.patch import Patch, noise, zero
 from interp.patch import repad as _repad
 from interp.text.categories import CATEGORIES
@@ -60,9 +62,15 @@ def embedding_noise(std: int | float = 0.1, seed: int = 0, uncond: bool = False)
     Args:
         std: 0.1 in the authors' code.
         seed: of the noise, which is the same for every prompt and generation seed.
-        uncond: the authors' code adds it to the unconditional rows as well.
+        uncond: also add noise to the unconditional rows, drawn for itself, as in the authors' code:
+            the same noise in both would cancel in part of the guidance.
 
     Source: Somepalli et al. 2023. Their code overrides `_encode_prompt`, which diffusers no longer
     calls: run with a current diffusers it silently does nothing.
     """
-    return noise(CATEGORIES, std=std, seed=seed, uncond=uncond)
+    conditional = noise(CATEGORIES, std=std, seed=seed)
+    if not uncond:
+        return conditional
+    # A seed of the seed's own: seed + 1 would be the conditional noise of the next one.
+    (other,) = np.random.SeedSequence([seed, 1]).generate_state(1).tolist()
+    return conditional & noise(CATEGORIES, std=std, seed=other, uncond="only")

@@ -30,7 +30,7 @@ class RandomWords:
             raise InterpError(
                 f"{self.count} random {self.kind} were asked for.",
                 "Any number from 0 can be inserted.",
-                "The authors use 4, Wen et al. and Kim & No use 1 and 2.",
+                "The authors use 4, as Wen et al. do; Kim & No use 1.",
             )
 
     def text(self, text: str, tokenizer: Any) -> str:
@@ -71,7 +71,8 @@ def random_tokens(count: int = 4, seed: int = 0) -> RandomWords:
         >>> sd.images(prompt, seeds=range(4), patch=random_tokens(4, seed=0))
 
     Args:
-        count: 4 in the authors' code; Wen et al. and Kim & No compare with 1 and 2.
+        count: 4 is the default of the authors' script for Stable Diffusion, whose function has 2,
+            and what Wen et al.'s code inserts at inference; Kim & No's inserts 1.
         seed: the draw depends on it and on the prompt, on nothing else.
 
     Source: Somepalli et al. 2023. Their code decodes any id below 49,400, fragments of bytes

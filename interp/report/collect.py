@@ -149,8 +149,7 @@ def observe(
     log.info("unedited images of %d prompts, %d seeds, recorded", len(cases), seeds)
     metrics = {"similarity": similarity, "alike": Diversity(similarity)}
     parts = [
-        unedited(session, case, seeds, metrics)
-        for case in tqdm(cases, unit="prompt", disable=None)
+        unedited(session, case, seeds, metrics) for case in tqdm(cases, unit="prompt", disable=None)
     ]
     # Also coordinates on which all prompts agree, as one prompt does with itself.
     return xr.concat(parts, "prompt", coords="all").assign_coords(

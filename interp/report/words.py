@@ -32,8 +32,8 @@ EDITS: Mapping[str, str] = {
     "zero pad 70 %": "70 % of the padding removed",
     "Ren et al.": "padding hidden, more attention to the start",
     "Wen et al.": "embedding optimised against memorization",
-    "random token addition (RTA)": "two random tokens added",
-    "random number addition (RNA)": "two random numbers added",
+    "random token addition (RTA)": "a random token added",
+    "random number addition (RNA)": "a random number added",
     "embedding noise": "noise on the embedding",
 }
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import xarray as xr
-from einops import rearrange
+from einops import rearrange, repeat
 from PIL import Image
 from skimage.metrics import mean_squared_error
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
@@ -174,6 +174,14 @@ def test_preprocessings_have_the_published_sizes():
     assert preprocess(torch.ones(1, 3, 512, 512), "dcr").unique().tolist() == [1.0]
     assert resize_short_edge(wide, 288).shape[-2:] == (288, 480)
     assert torch.equal(centre_crop(wide, 100), wide[..., 100:200, 200:300])
+
+
+def test_the_centre_is_torchvisions():
+    """`int(round((edge - size) / 2.0))`: 0.5 and 2.5 are rounded down, 1.5 and 3.5 up."""
+    ramp = repeat(torch.arange(40.0), "x -> 1 3 y x", y=20)
+    starts = {0: 0, 1: 0, 2: 1, 3: 2, 4: 2, 5: 2, 6: 3, 7: 4, 8: 4, 9: 4, 11: 6, 13: 6}
+    for margin, start in starts.items():
+        assert centre_crop(ramp[..., : 20 + margin], 20)[0, 0, 0, 0] == start
 
 
 def test_pairwise_is_the_loop_over_pairs(images, sscd, clip_folder):

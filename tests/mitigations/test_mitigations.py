@@ -160,6 +160,26 @@ def test_four_images_are_four_times_one_image(sd, name):
         np.testing.assert_allclose(four.sel(seed=[seed]), single, atol=1e-4)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_embedding_noise_is_drawn_for_each_row(pipe, seed):
+    """Somepalli et al. add `randn_like` of both rows: what is added to one says nothing of the other."""
+    prompt, empty = encode(pipe, [TEXTS[0], ""])
+    patch = mitigations.embedding_noise(1.0, seed, uncond=True)
+    added = patch.embeds(prompt) - prompt.embeds
+    other = patch.embeds(empty, uncond=True) - empty.embeds
+    for drawn in (added, other):
+        assert abs(float(drawn.std()) - 1) < 0.05
+    pairs = [(added, other)]
+    following = mitigations.embedding_noise(1.0, seed + 1, uncond=True)
+    pairs += [(following.embeds(prompt) - prompt.embeds, other)]
+    pairs += [(following.embeds(empty, uncond=True) - empty.embeds, added)]
+    for one, two in pairs:
+        assert abs(float(torch.corrcoef(torch.stack([one.ravel(), two.ravel()]))[0, 1])) < 0.05
+    # The conditional row is the one that it was without.
+    assert torch.equal(added, mitigations.embedding_noise(1.0, seed).embeds(prompt) - prompt.embeds)
+    assert torch.equal(mitigations.embedding_noise(1.0).embeds(empty, uncond=True), empty.embeds)
+
+
 def test_patches_of_mitigations_are_made_of_operations(one):
     patch = mitigations.rescale_sot() & mitigations.repad_zero_eot()
     assert all(isinstance(operation, Operation) for operation in patch.operations)
