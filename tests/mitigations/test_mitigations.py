@@ -162,7 +162,7 @@ def test_four_images_are_four_times_one_image(sd, name):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_embedding_noise_is_drawn_for_each_row(pipe, seed):
-    """Somepalli et al. add `randn_like` of both rows: what is added to one says nothing of the other."""
+    """Somepalli et al. draw noise for both rows: one says nothing of the other."""
     prompt, empty = encode(pipe, [TEXTS[0], ""])
     patch = mitigations.embedding_noise(1.0, seed, uncond=True)
     added = patch.embeds(prompt) - prompt.embeds
