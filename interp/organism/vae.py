@@ -8,6 +8,7 @@ stays there - a linear latent space is well-behaved, and the denoiser can train 
 while the decoder's residual branches learn what a linear decoder cannot draw: sharp edges.
 """
 
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -98,8 +99,17 @@ def bias_of(layer: nn.Conv2d) -> Tensor:
 
 
 def train_linear(folder: Path, *, steps: int, batch: int = 16, seed: int = 2) -> Linear:
+    """The linear code in its natural coordinates, `folder/code.pt` once it is found.
+
+    It is kept because it is no function of the trained weights alone: a machine that rounds
+    otherwise finds other signs of the axes, and a denoiser that is half trained would be lost.
+    """
     torch.manual_seed(0)
     linear = Linear().to(training.device())
+    kept = folder / "code.pt"
+    if kept.exists():
+        linear.load_state_dict(torch.load(kept, map_location="cpu", weights_only=True))
+        return linear.eval()
 
     def loss_of(images: Tensor) -> Tensor:
         images = images.to(training.device())
@@ -109,7 +119,11 @@ def train_linear(folder: Path, *, steps: int, batch: int = 16, seed: int = 2) ->
         "linear", linear, lambda step: pictures(seed, step * batch, batch), loss_of, folder,
         steps=steps, peak=3e-3, mixed=False,
     )  # fmt: skip
-    return canonical(linear)
+    found = canonical(linear)
+    partial = kept.with_suffix(".partial")
+    torch.save(found.state_dict(), partial)
+    os.replace(partial, kept)
+    return found
 
 
 @torch.no_grad()

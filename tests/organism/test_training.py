@@ -198,6 +198,16 @@ def test_the_linear_code_is_centred_uncorrelated_and_of_unit_variance(linear):
     assert correlation.abs().max() < 1e-3
 
 
+def test_the_latent_space_is_kept_as_it_was_found(tmp_path, monkeypatch):
+    """Another machine's rounding turns axes around: a denoiser in training would be lost."""
+    found = vae.train_linear(tmp_path, steps=3)
+    images = vae.pictures(11, 0, 2)
+    with torch.no_grad():
+        latents = found.encode(images)
+        monkeypatch.delattr(vae, "canonical")
+        assert torch.equal(vae.train_linear(tmp_path, steps=3).encode(images), latents)
+
+
 def test_the_descriptor_file_keeps_the_convention_of_sscd(tmp_path):
     torch.manual_seed(1)
     model = descriptor.Descriptor().eval()
