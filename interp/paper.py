@@ -44,14 +44,16 @@ def mitigations() -> dict[str, Patch | Rewrite]:
         >>> grid = sd.run(prompts, seeds=range(10), patch={"none": None, **mitigations()})
 
     Settings are those of the authors' code as far as it is known to us: Wen et al. with target 3
-    for one image, Ren et al. with 1.25 and masked pads in the unconditional rows too, one random
-    token or number (the default of their `--repeat_num`).
+    for one image, Ren et al. with 1.25 and keys hidden in the unconditional rows too, from the end
+    of the conditional prompt on, one random token or number (the default of their `--repeat_num`).
+    Their script hides the keys of all prompts from the end of the list's first one on, which is a
+    slip that these do not repeat.
     """
     return {
         "repad '!' and zero eot": field.repad_zero_eot(),
         "repad '!'": field.repad(),
         "zero pad 70 %": field.zero_pads(0.7),
-        "Ren et al.": field.rescale_sot(1.25, uncond=True),
+        "Ren et al.": field.rescale_sot(1.25, uncond="paired"),
         "Wen et al.": field.optimise_embedding(target=3.0),
         "random token addition (RTA)": field.random_tokens(1),
         "random number addition (RNA)": field.random_numbers(1),

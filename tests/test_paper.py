@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp import paper
+from interp import mitigations, paper
 from interp.session import Session
 from interp.text.encoding import encode
 
@@ -74,6 +74,8 @@ def test_settings_are_those_of_the_authors_code():
     assert "skew_320" in measured["sscd"]
     for name in ("random token addition (RTA)", "random number addition (RNA)"):
         assert paper.mitigations()[name].count == 1
+    # That this is their attention is tested in test_mitigations.
+    assert paper.mitigations()["Ren et al."] == mitigations.rescale_sot(1.25, uncond="paired")
 
 
 def test_published_figures_are_by_the_names_of_the_edits():

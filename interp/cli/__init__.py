@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     except InterpError as error:
         if "--debug" in given:
             raise
-        from rich.console import Console
+        from interp.cli.terminal import console, shown
 
-        Console(stderr=True).print(f"interp: {error}", markup=False, soft_wrap=True)
+        console(stderr=True).print(shown(f"interp: {error}"), soft_wrap=True)
         raise SystemExit(1) from None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 import interp as ip
+from interp.cli.terminal import console
 from interp.errors import InterpError
 
 HELP = "a name of ip.paper.interventions() or ip.paper.mitigations(); `interp edits` lists them"
@@ -16,7 +16,7 @@ def edits() -> None:
     table = Table("name", "what it does")
     for name, edit in {**ip.paper.interventions(), **ip.paper.mitigations()}.items():
         table.add_row(name, repr(edit))
-    Console().print(table)
+    console().print(table)
 
 
 def named(names: list[str]) -> dict[str, ip.Patch | ip.Rewrite]:

@@ -3,12 +3,12 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 import interp as ip
 from interp.cli.levels import levels
 from interp.cli.options import Calibrated, Device, Dtype, Model, Seeds, Steps
+from interp.cli.terminal import console, shown
 
 
 def inspect(
@@ -32,17 +32,17 @@ def inspect(
     encoded = sd.encode(prompt)
     trace = sd.trace(encoded, range(seeds), record=(ip.mass, *ip.detect.recorders(sd.pipe)))
     mass = trace.mass.mean([dim for dim in trace.mass.dims if dim != "category"])
-    console = Console()
+    screen = console()
 
-    tokens = Table("category", "tokens", "attention mass", "per token", "what", title=prompt)
+    tokens = Table("category", "tokens", "attention mass", "per token", "what", title=shown(prompt))
     for name in ip.CATEGORIES:
         words = [w for w, code in zip(encoded.words, encoded.category, strict=True)
                  if ip.CATEGORIES[code] == name]  # fmt: skip
         share = float(mass.sel(category=name))
         each = f"{share / len(words):.4f}" if words else ""
         said = " ".join(words) if name == "prompt" else " ".join(dict.fromkeys(words))
-        tokens.add_row(name, str(len(words)), f"{share:.3f}", each, said)
-    console.print(tokens)
+        tokens.add_row(name, str(len(words)), f"{share:.3f}", each, shown(said))
+    screen.print(tokens)
 
     found = ip.detect.scores(trace)
     rates = (calibrated.fpr, calibrated.loose_fpr) if calibrated else ()
@@ -54,11 +54,11 @@ def inspect(
         both = (calibrated.level, calibrated.loose_level) if calibrated else ()
         reached = [f"{level[str(detector)]:.4g}" for level in both]
         scores.add_row(str(detector), f"{float(score.mean()):.4g}", spread, *reached)
-    console.print(scores)
+    screen.print(scores)
 
     if calibrated is None:
-        console.print(f"No answer. {missing}", markup=False)
+        screen.print(f"No answer. {missing}")
         return
     verdict = calibrated.verdict(found)
-    console.print(f"{verdict.answer}: {verdict.reason}", markup=False)
-    console.print(calibrated.reliability(), markup=False)
+    screen.print(f"{verdict.answer}: {verdict.reason}")
+    screen.print(calibrated.reliability())

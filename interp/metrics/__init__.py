@@ -5,6 +5,7 @@
 Images are a float batch `[n, 3, h, w]` in [0, 1], a `[..., h, w, 3]` array, or PIL images.
 """
 
+from interp.metrics.aesthetic import Aesthetic
 from interp.metrics.base import Metric
 from interp.metrics.clipscore import CLIPScore
 from interp.metrics.diversity import Diversity
@@ -17,6 +18,7 @@ __all__ = [
     "LPIPS",
     "SSCD",
     "SSIM",
+    "Aesthetic",
     "CLIPScore",
     "Diversity",
     "Images",

@@ -66,6 +66,7 @@ class CLIPScore(Metric):
         self._model.eval().requires_grad_(False).to(device)
         self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         self.device, self.batch_size = torch.device(device), batch_size
+        self.width: int = self._model.config.projection_dim
         self.image_size: int = self._model.config.vision_config.image_size
         self.mean, self.std = self._normalisation()
 

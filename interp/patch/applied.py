@@ -118,13 +118,16 @@ class Applied:
                 and operation.where.at_step(self.clock.step)
                 and site in self.heads[operation]
             ]
-            if here and prompt is None:
+            beside = rows.prompts[row + rows.uncond] if unconditional else prompt
+            whose = [operation.whose(prompt, beside) for operation in here]
+            if None in whose:
                 raise InterpError(
-                    f"{here[0]!r} applies to unconditional rows.",
+                    f"{here[whose.index(None)]!r} applies to unconditional rows.",
                     "They were given as negative_prompt_embeds, and their prompts are unknown.",
                     "Pass the prompts: negative=interp.encode(pipe, '').",
                 )
-            found.append(tuple((operation, prompt) for operation in here if prompt is not None))
+            pairs = zip(here, whose, strict=True)
+            found.append(tuple((operation, of) for operation, of in pairs if of is not None))
         for operation, prompt in chain.from_iterable(found):
             if operation not in self.touched and bool(operation.positions(prompt).any()):
                 self.touched.add(operation)

@@ -43,6 +43,10 @@ class Operation:
         """Whether it is meant to touch nothing, so that touching nothing is no mistake."""
         return False
 
+    def whose(self, own: Prompt | None, beside: Prompt | None) -> Prompt | None:
+        """The prompt whose positions count in a row: its own, or that of the row's pair."""
+        return own
+
     def positions(self, prompt: Prompt) -> Bool[Tensor, " position"]:
         """Which positions of the prompt it touches."""
         wanted = torch.tensor(codes(self.categories), device=prompt.category.device)

@@ -188,6 +188,10 @@ class Mask(Operation):
     """The keys taken out of the softmax; the embeddings are left alone."""
 
     EDITS = "keys"
+    paired: bool = False
+
+    def whose(self, own: Prompt | None, beside: Prompt | None) -> Prompt | None:
+        return beside if self.paired else own
 
 
 @dataclass(frozen=True, repr=False)

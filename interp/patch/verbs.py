@@ -164,13 +164,18 @@ def mask(
     steps: Steps = None,
     heads: Heads = None,
     uncond: Uncond = False,
+    paired: bool = False,
 ) -> Patch:
     """Take keys out of the softmax, so that the others share their attention.
 
     Example:
         >>> mask(("eot", "pad"), steps=slice(0, 10))
+
+    With `paired`, an unconditional row loses the keys where the conditional prompt beside it has
+    those categories, not where its own prompt has them.
     """
-    return Patch((Mask(_names(category), Where(layers, steps, heads, "kv", uncond)),))
+    where = Where(layers, steps, heads, "kv", uncond)
+    return Patch((Mask(_names(category), where, paired),))
 
 
 def repad(

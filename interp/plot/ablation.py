@@ -8,7 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from interp.errors import InterpError
-from interp.plot.style import COLUMN, PAGE, canvas, colours, kinds, legend, panels
+from interp.plot.style import (
+    COLUMN,
+    PAGE,
+    TICK,
+    canvas,
+    colours,
+    entry,
+    kinds,
+    legend,
+    literal,
+    panels,
+)
 from interp.results import intervals
 
 Paper = Mapping[str, float | None]
@@ -50,9 +61,9 @@ def ablation(
         for ax, (name, values) in zip(axes[0], shown.items(), strict=True):
             _bars(ax, values, groups)
             _diamonds(ax, published.get(name, {}), patches, len(groups))
-            ax.set_xlabel(name)
+            ax.set_xlabel(literal(name))
             ax.margins(y=0.02)
-        axes[0, 0].set_yticks(range(len(patches)), patches)
+        axes[0, 0].set_yticks(range(len(patches)), [literal(patch, TICK) for patch in patches])
         axes[0, 0].invert_yaxis()  # shared by all panels
         fullest = max(axes[0], key=lambda ax: len(ax.get_legend_handles_labels()[0]))
         legend(figure, fullest)
@@ -66,7 +77,7 @@ def _bars(ax: Axes, values: xr.DataArray, groups: Mapping[str, xr.DataArray]) ->
         centre = found["mean"].values
         ends = np.stack([centre - found.low.values, found.high.values - centre])
         at = np.arange(len(centre)) + _offset(number, len(groups))
-        bars = {"height": thick, "color": colour, "label": kind or None}
+        bars = {"height": thick, "color": colour, "label": entry(kind) if kind else None}
         # No interval of a single image: NaN, which is drawn as none.
         whiskers = {"elinewidth": 0.7, "capsize": 1.5, "capthick": 0.7, "ecolor": "#222222"}
         ax.barh(at, centre, xerr=np.clip(ends, 0, None), error_kw=whiskers, **bars)

@@ -11,7 +11,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from interp.errors import InterpError
-from interp.plot.style import COLUMN, PAGE, canvas, legend
+from interp.plot.style import COLUMN, PAGE, TICK, canvas, legend, literal
 from interp.results import intervals
 from interp.text.html import INK
 
@@ -35,7 +35,9 @@ def shapley_bars(phi: xr.Dataset) -> Figure:
         bars, matrix = axes[0]
         colours = [INK.get(name, "#777777") for name in players]
         look = {"elinewidth": 0.8, "capsize": 2, "ecolor": "#222222"}
-        bars.bar(players, values.values, color=colours, yerr=ends, error_kw=look)
+        places, names = range(len(players)), [literal(name, TICK) for name in players]
+        bars.bar(places, values.values, color=colours, yerr=ends, error_kw=look)
+        bars.set_xticks(places, names)
         bars.axhline(0, color="black", linewidth=0.5)
         bars.set_ylabel("Shapley value")
         pairs = phi.interaction.mean(MEANED).transpose("player", "player_2").values.copy()
@@ -46,8 +48,8 @@ def shapley_bars(phi: xr.Dataset) -> Figure:
                 dark = abs(value) > 0.6 * np.nanmax(abs(pairs))
                 said = {"ha": "center", "va": "center", "color": "w" if dark else "k"}
                 matrix.text(column, row, f"{value:.2f}", fontsize=7, **said)
-        matrix.set_xticks(range(len(players)), players)
-        matrix.set_yticks(range(len(players)), players)
+        matrix.set_xticks(places, names)
+        matrix.set_yticks(places, names)
         matrix.set_title("interaction")
         figure.colorbar(image, ax=matrix)
     return figure
@@ -92,13 +94,13 @@ def layer_step_map(
                     panel.transpose("layer", "step").values,
                     cmap=SIGNED, norm=norm, aspect="auto", interpolation="nearest",
                 )  # fmt: skip
-                ax.set_title(", ".join(part for part in (second, first) if part))
+                ax.set_title(literal(", ".join(part for part in (second, first) if part)))
                 if row == len(down) - 1:
                     ax.set_xlabel("step")
-        names = [str(name) for name in values.layer.values]
+        names = [literal(name, TICK) for name in values.layer.values]
         for ax in axes[:, 0]:
             ax.set_yticks(range(len(names)), names)
-        figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+        figure.colorbar(image, ax=axes, label=literal(label), shrink=0.8)
     return figure
 
 
@@ -125,10 +127,10 @@ def head_grid(effects: xr.DataArray, columns: str = "category", label: str = "")
             panel = values.isel({columns: number}) if columns in values.dims else values
             shown = panel.transpose("layer", "head").values
             image = ax.imshow(shown, cmap=SIGNED, norm=norm, aspect="auto")
-            ax.set(title=name, xlabel="head", xticks=range(values.sizes["head"]))
-        names = [str(name) for name in values.layer.values]
+            ax.set(title=literal(name), xlabel="head", xticks=range(values.sizes["head"]))
+        names = [literal(name, TICK) for name in values.layer.values]
         axes[0, 0].set_yticks(range(len(names)), names)
-        figure.colorbar(image, ax=axes, label=label)
+        figure.colorbar(image, ax=axes, label=literal(label))
     return figure
 
 
@@ -156,7 +158,7 @@ def running_sum(effects: xr.DataArray, label: str = "") -> Figure:
             ends = {"color": colour, "alpha": 0.18, "linewidth": 0}
             ax.fill_between(steps, line.low.values, line.high.values, **ends)
         ax.axhline(0, color="black", linewidth=0.5)
-        ax.set(xlabel="step", ylabel=label or "running sum")
+        ax.set(xlabel="step", ylabel=literal(label) or "running sum")
         legend(figure, ax)
     return figure
 

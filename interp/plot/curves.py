@@ -5,7 +5,18 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from interp.errors import InterpError
-from interp.plot.style import COLUMN, PAGE, canvas, colours, kinds, legend, logarithmic, panels
+from interp.plot.style import (
+    COLUMN,
+    PAGE,
+    canvas,
+    colours,
+    entry,
+    kinds,
+    legend,
+    literal,
+    logarithmic,
+    panels,
+)
 from interp.results import intervals
 
 
@@ -65,12 +76,19 @@ def _against(data: xr.DataArray | xr.Dataset, axis: str, label: str) -> Figure:
                 whiskers = {"elinewidth": 0.8, "capsize": 1.5, "marker": "o", "markersize": 3}
                 whiskers["linestyle"] = "-" if len(levels) > 2 else "none"  # two make no curve
                 ends = np.clip(ends, 0, None)
-                ax.errorbar(levels, centre, ends, color=colour, label=kind or None, **whiskers)
+                ax.errorbar(
+                    levels,
+                    centre,
+                    ends,
+                    color=colour,
+                    label=entry(kind) if kind else None,
+                    **whiskers,
+                )
             if axis == "views":
                 # A logarithmic axis has no 0, where controls stand.
                 never = bool((values[axis] == 0).any())
                 zero = {"linthresh": 1, "linscale": 0.4} if never else {}
                 logarithmic(ax, "x", **zero)
-            ax.set(xlabel=label, ylabel=name)
+            ax.set(xlabel=label, ylabel=literal(name))
         legend(figure, axes[0, 0])
     return figure

@@ -7,7 +7,18 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from interp.errors import InterpError
-from interp.plot.style import COLUMN, KIND, PAGE, canvas, colours, kinds, legend, panels
+from interp.plot.style import (
+    COLUMN,
+    KIND,
+    PAGE,
+    canvas,
+    colours,
+    entry,
+    kinds,
+    legend,
+    literal,
+    panels,
+)
 
 
 def roc(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
@@ -27,7 +38,7 @@ def roc(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
         palette = sns.color_palette("colorblind", len(named))
         for (name, curve), colour in zip(named.items(), palette, strict=True):
             at = curve.sel(fpr=0.01, method="nearest")
-            label = f"{name}: " if name else ""
+            label = f"{entry(name)}: " if name else ""
             label += f"{_three(curve.auc)} [{_three(curve.auc_low)}, {_three(curve.auc_high)}]"
             label += f"; {float(at.tpr):.2f}"
             steps = {"drawstyle": "steps-post", "color": colour}
@@ -74,13 +85,17 @@ def detector_scores(
     with canvas(rows, columns, width, 0.5 + 1.8 * rows) as (figure, axes):
         for ax, (name, values) in zip(axes.flat, shown.items(), strict=False):
             table = values.to_dataframe(name="score").reset_index()
+            # By number: the names may be any text, and seaborn gives some of them a meaning.
             names = list(kinds(values))
+            table[KIND] = table[KIND].map({name: n for n, name in enumerate(names)})
+            shades = list(colours(names).values())
+            said = [literal(name) for name in names]
             sns.histplot(
                 table,
                 x="score",
                 hue=KIND,
-                hue_order=names,
-                palette=colours(names),
+                hue_order=range(len(names)),
+                palette=shades,
                 stat="proportion",
                 common_norm=False,
                 element="step",
@@ -89,7 +104,7 @@ def detector_scores(
                 linewidth=0.8,
                 ax=ax,
             )
-            ax.set(xlabel=name or "score", ylabel="share")
+            ax.set(xlabel=literal(name) or "score", ylabel="share")
             key = ax.get_legend()
             marks = key.legend_handles
             key.remove()
@@ -97,11 +112,11 @@ def detector_scores(
             if line is not None:
                 ax.axvline(line, color="black", linewidth=0.8, linestyle="--")
                 flagged = [(values.isel(prompt=of.values) > line) for of in kinds(values).values()]
-                said = [f"{float(f.mean()):.0%} {n}" for n, f in zip(names, flagged, strict=True)]
-                ax.set_title("above: " + ", ".join(said))
+                above = [f"{float(f.mean()):.0%} {n}" for n, f in zip(said, flagged, strict=True)]
+                ax.set_title(literal("above: " + ", ".join(above)))
         for ax in axes.flat[len(shown) :]:
             ax.set_axis_off()
-        figure.legend(marks, names, loc="outside lower center", ncols=len(names))
+        figure.legend(marks, said, loc="outside lower center", ncols=len(said))
     return figure
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
-from interp.plot.style import PAGE, canvas, legend
+from interp.plot.style import PAGE, canvas, legend, literal
 from interp.text.categories import CATEGORIES
 from interp.text.html import INK
 from interp.text.prompt import Prompt
@@ -49,7 +49,7 @@ def pad_similarity(prompts: Paddings) -> Figure:
                     look = {"color": INK[category], "marker": MARKERS[category], "alpha": alpha}
                     label = category if number == 0 else None
                     ax.plot(x[at], cosine[at], linestyle="none", label=label, **look)
-            ax.set(title=name, xlabel="position, from eot")
+            ax.set(title=literal(name), xlabel="position, from eot")
         axes[0, 0].set_ylabel("cosine similarity to eot")
         legend(figure, axes[0, 0])
         _opaque(figure)
@@ -81,7 +81,7 @@ def embedding_pca(prompts: Paddings) -> Figure:
                 alpha = 1.0 if category == "eot" else 0.6
                 ax.plot(x, y, linestyle="none", alpha=alpha, **look)
             share = pca.explained_variance_ratio_
-            ax.set(title=name, xlabel=f"component 1 ({share[0]:.0%})")
+            ax.set(title=literal(name), xlabel=f"component 1 ({share[0]:.0%})")
         axes[0, 0].set_ylabel(f"component 2 ({share[1]:.0%})")
         legend(figure, axes[0, 0])
         _opaque(figure)

@@ -8,7 +8,7 @@ from einops import rearrange
 from matplotlib.figure import Figure
 
 from interp.errors import InterpError
-from interp.plot.style import PAGE, canvas
+from interp.plot.style import PAGE, canvas, literal
 from interp.results.axes import PIXELS
 
 GAP = 0.04
@@ -62,4 +62,4 @@ def image_grid(images: xr.DataArray, rows: str = "patch", columns: str = "prompt
 def _labels(images: xr.DataArray, axis: str, width: int) -> list[str]:
     texts = images.text.values if axis == "prompt" and "text" in images.coords else None
     names = images[axis].values if texts is None else texts
-    return [fill(str(name), width, max_lines=3, placeholder=" …") for name in names]
+    return [fill(literal(name, None), width, max_lines=3, placeholder=" …") for name in names]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from interp.errors import InterpError
-from interp.plot.style import DASHES, PAGE, canvas, kinds, legend, logarithmic, numbered
+from interp.plot.style import DASHES, PAGE, canvas, entry, kinds, legend, logarithmic, numbered
 from interp.results import intervals
 from interp.text.html import INK
 
@@ -74,7 +74,9 @@ def _over(run: xr.Dataset, axis: str) -> Figure:
         # Behind the four categories, what the dashes mean.
         for dash, name in zip(DASHES, groups, strict=False):
             if name:
-                axes[0, 0].add_line(Line2D([], [], color="black", linestyle=dash, label=name))
+                axes[0, 0].add_line(
+                    Line2D([], [], color="black", linestyle=dash, label=entry(name))
+                )
         legend(figure, axes[0, 0], columns=4 + len(groups))
     return figure
 

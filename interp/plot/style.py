@@ -5,6 +5,7 @@ left alone.
 """
 
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,11 @@ COLUMN, PAGE = 3.35, 6.9
 
 KIND = "kind"
 KINDS = {"memorized": "#b2182b", "control": "#67a9cf"}
+#: Characters of a name in a legend or a title, and beside an axis.
+LONGEST, TICK = 60, 36
+#: Before the labels of users, where matplotlib would take a "_" for "leave this out".
+MARK = "\N{WORD JOINER}"
+
 DASHES: tuple[Any, ...] = ("-", (0, (3, 1.5)), ":", "-.")
 
 #: Typed loosely, because matplotlib lists its four hundred settings by name only since 3.11.
@@ -49,6 +55,7 @@ STYLE: Any = {
     "pdf.fonttype": 42,
     # Prompts and tokens are drawn as they are: a "$" in one is a dollar, not mathematics.
     "text.parse_math": False,
+    "text.usetex": False,
 }
 
 
@@ -94,6 +101,30 @@ def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> tuple[Pat
         figure.savefig(pdf, metadata={"CreationDate": None})
         figure.savefig(png)
     return pdf, png
+
+
+def literal(text: object, longest: int | None = LONGEST) -> str:
+    r"""A user's text as a label of one line: no line ends or control characters, and not too long.
+
+    Example:
+        >>> literal("two\u2028lines"), literal("a long name", longest=6)
+        ('two lines', 'a lon…')
+
+    Nothing else is changed, and under the settings of `canvas` nothing in it is parsed.
+    """
+    marks = ("Cc", "Zl", "Zp")
+    line = "".join(" " if unicodedata.category(mark) in marks else mark for mark in str(text))
+    short = longest is not None and len(line) > longest
+    return line[: longest - 1] + "…" if short and longest else line
+
+
+def entry(text: object) -> str:
+    """The same as the label of something drawn, for `legend`: "_" at its start hides nothing.
+
+    Example:
+        >>> ax.plot(x, y, label=entry("_mine"))
+    """
+    return MARK + literal(text)
 
 
 def kinds(data: xr.DataArray | xr.Dataset) -> dict[str, xr.DataArray]:
@@ -147,6 +178,7 @@ def legend(figure: Figure, axes: Axes, columns: int = 4, title: str | None = Non
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         columns = min(columns, len(handles))
+        labels = [label.removeprefix(MARK) for label in labels]
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
 
 
@@ -170,7 +202,7 @@ def numbered(ax: Axes, data: xr.Dataset, axis: str) -> None:
         >>> numbered(axes[0, 0], run, "layer")
     """
     if axis == "layer":
-        names = [str(name) for name in data.layer.values]
+        names = [literal(name, TICK // 2) for name in data.layer.values]
         ax.set_xticks(range(len(names)), names, rotation=90)
     else:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -8,6 +8,7 @@ import xarray as xr
 
 from interp import paper
 from interp.results import intervals
+from interp.text.markup import latex, markdown
 
 
 def effects(grid: xr.Dataset, values: dict[str, xr.DataArray], by: str = "kind") -> pd.DataFrame:
@@ -92,13 +93,17 @@ def write(long: pd.DataFrame, wide: pd.DataFrame, folder: Path, name: str) -> Se
     wide = wide.assign(patch=wide.patch.map(paper.label))
     paths = [folder / f"{name}.{ending}" for ending in ("csv", "md", "tex")]
     long.to_csv(paths[0], index=False, float_format="%.6g", lineterminator="\n")
-    paths[1].write_text(wide.to_markdown(index=False) + "\n")
-    escaped = wide.rename(columns=_latex).map(_latex)
+    plain = wide.rename(columns=markdown).assign(patch=wide.patch.map(markdown))
+    # Cells are text: as numbers, 0.10 would be written 0.1.
+    text = plain.to_markdown(index=False, disable_numparse=True)
+    paths[1].write_text(text + "\n")
+    escaped = wide.rename(columns=latex).map(latex)
+    # Arrows in the paper's own names are arrows.
+    arrows = {latex(name): latex(name).replace(latex("<-"), r"$\leftarrow$") for name in _papers()}
+    escaped = escaped.assign(patch=escaped.patch.replace(arrows))
     paths[2].write_text(escaped.to_latex(index=False, escape=False))
     return paths
 
 
-def _latex(text: str) -> str:
-    for mark in "\\&%$#_{}":
-        text = text.replace(mark, "\\textbackslash{}" if mark == "\\" else f"\\{mark}")
-    return text.replace("<-", r"$\leftarrow$")
+def _papers() -> list[str]:
+    return [paper.label(letter) for letter in paper.titles()]

@@ -13,6 +13,7 @@ import xarray as xr
 import zarr
 
 from interp.errors import InterpError
+from interp.results import strings
 
 VARIABLES = "variables"
 
@@ -24,10 +25,11 @@ def save(data: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         >>> save(run, "runs/pads.nc")
 
     The file appears under its name only when it is complete, so a run that is killed while saving
-    leaves the previous file as it was.
+    leaves the previous file as it was. netCDF has no NUL in its strings: where a prompt has one it
+    stands in the file as a backslash and a zero, and `open` puts it back.
 
     Raises:
-        InterpError: for an unknown suffix or a folder that does not exist.
+        InterpError: for an unknown suffix, a folder that does not exist, or a NUL in an attribute.
     """
     target = Path(path)
     _suffix(target)
@@ -42,13 +44,14 @@ def save(data: xr.Dataset, path: str | os.PathLike[str]) -> Path:
         if target.suffix == ".zarr":
             # Zarr reads chunks that are not there as NaN. Written without gaps, and with a list of
             # what was written, a store that was cut off in copying can be told from a whole one.
-            listed = data.assign_attrs({VARIABLES: sorted(map(str, data.variables))})
+            listed = strings.any_length(data)
+            listed = listed.assign_attrs({VARIABLES: sorted(map(str, data.variables))})
             listed.to_zarr(draft, mode="w", consolidated=False, write_empty_chunks=True)
             if target.exists():
                 # A folder can not be replaced in one step: the old one is first moved aside.
                 os.replace(target, Path(folder) / "old")
         else:
-            data.to_netcdf(draft, engine="h5netcdf")
+            strings.without_nul(data).to_netcdf(draft, engine="h5netcdf")
         os.replace(draft, target)
     return target
 
@@ -73,9 +76,9 @@ def open(path: str | os.PathLike[str]) -> xr.Dataset:
     try:
         if target.suffix == ".zarr":
             with xr.open_zarr(target, consolidated=False) as lazy:
-                return _whole(lazy.load(), target)
+                return strings.fixed_length(_whole(lazy.load(), target))
         with xr.open_dataset(target, engine="h5netcdf") as lazy:
-            return lazy.load()
+            return strings.with_nul(lazy.load())
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InterpError(
             f"The dataset {target} was to be opened.",

@@ -16,6 +16,7 @@ from interp.errors import InterpError
 from interp.results.hashes import pipeline_sha256
 from interp.session.quiet import StableDiffusionPipeline, StableDiffusionXLPipeline
 from interp.text.encoding import encode
+from interp.text.html import LITERAL
 from interp.text.prompt import Prompt
 
 
@@ -112,7 +113,8 @@ class Settings:
             f"<tr><th style='text-align:left'>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
             for name, value in self._facts().items()
         )
-        return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
+        title = f"<caption>{type(self).__name__}</caption>"
+        return f'<table class="{LITERAL}">{title}{rows}</table>'
 
     def _facts(self) -> dict[str, Any]:
         """What a reader wants to see at a glance: nothing that takes time to find out."""

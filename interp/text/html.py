@@ -13,6 +13,8 @@ COLOURS = {"sot": "#d9d9d9", "prompt": "#a6cee3", "eot": "#fdbf6f", "pad": "#cab
 #: The same hues for lines and dots on white, and far enough apart for the colour-blind: at least 29
 #: in CIELAB for protan, deutan and tritan vision (Machado et al. 2009).
 INK = {"sot": "#999999", "prompt": "#3a9ad0", "eot": "#e07000", "pad": "#5b2a86"}
+#: Notebooks set what stands between dollars as mathematics, unless a class says not to.
+LITERAL = "tex2jax_ignore mathjax_ignore"
 CHIP = (
     '<span title="{title}" style="background:{colour};color:#111;border-radius:0.4em;'
     'padding:0.1em 0.4em;margin:0.1em;display:inline-block">{label}</span>'
@@ -39,7 +41,8 @@ def chips(words: Sequence[str], categories: Sequence[str], ids: Sequence[int], n
     legend = "".join(
         CHIP.format(title=name, colour=colour, label=name) for name, colour in COLOURS.items()
     )
-    return f"<div>{''.join(parts)}</div><small>{legend} {escape(note)}</small>"
+    shown = f"<div>{''.join(parts)}</div><small>{legend} {escape(note)}</small>"
+    return f'<div class="{LITERAL}">{shown}</div>'
 
 
 def listed(operations: Sequence[tuple[Sequence[str], str]]) -> str:
@@ -54,4 +57,4 @@ def listed(operations: Sequence[tuple[Sequence[str], str]]) -> str:
         + f" <code>{escape(call)}</code></li>"
         for categories, call in operations
     )
-    return f"<ol>{''.join(items)}</ol>"
+    return f'<ol class="{LITERAL}">{"".join(items)}</ol>'

@@ -12,7 +12,7 @@ import xarray as xr
 from einops import rearrange, repeat
 from PIL import Image
 from skimage.metrics import mean_squared_error
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPModel
 
 from interp import metrics
 from interp.errors import InterpError
@@ -33,11 +33,6 @@ class Descriptor(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def images():
-    return torch.rand(4, 3, 48, 64, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(scope="module")
 def descriptor(tmp_path_factory):
     path = tmp_path_factory.mktemp("sscd") / "descriptor.pt"
     torch.jit.script(Descriptor()).save(str(path))
@@ -47,22 +42,6 @@ def descriptor(tmp_path_factory):
 @pytest.fixture(scope="module")
 def sscd(descriptor):
     return metrics.SSCD(descriptor)
-
-
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clip")
-    vocab = {token: i for i, token in enumerate(["a", "b", "c", "a</w>", "b</w>", "c</w>"])}
-    vocab |= {"<|startoftext|>": 6, "<|endoftext|>": 7}
-    CLIPTokenizer(vocab=vocab, merges=[]).save_pretrained(folder)
-    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
-    tower |= {"num_attention_heads": 2}
-    text = tower | {"vocab_size": 8, "bos_token_id": 6, "eos_token_id": 7}
-    vision = tower | {"image_size": 16, "patch_size": 8}
-    torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
-    model.save_pretrained(folder)
-    return folder
 
 
 def pil(batch):

@@ -107,8 +107,8 @@ def test_zero_pads_is_hand_made_prompt_embeds_bit_for_bit(sd1):
 class Published:
     """Ren et al.'s attention written out: logits of the first token times c1, pads at -inf."""
 
-    def __init__(self, c1, ends, uncond_end):
-        self.c1, self.ends, self.uncond_end = c1, ends, uncond_end
+    def __init__(self, c1, ends, uncond_ends):
+        self.c1, self.ends, self.uncond_ends = c1, ends, uncond_ends
 
     def __call__(self, attn, hidden, encoder_hidden_states, attention_mask=None, **kwargs):
         heads, rows = attn.heads, len(hidden)
@@ -120,14 +120,14 @@ class Published:
         logits[rows // 2 :, :, :, 0] *= self.c1
         for row in range(rows):
             cond = row - rows // 2
-            end = self.uncond_end if cond < 0 else self.ends[cond]
+            end = self.uncond_ends[row] if cond < 0 else self.ends[cond]
             if end is not None:
                 logits[row, :, :, end + 1 :] = -torch.inf
         out = rearrange(logits.softmax(-1) @ v, "b h n d -> b n (h d)")
         return attn.to_out[1](attn.to_out[0](out))
 
 
-@pytest.mark.parametrize("uncond", [False, True])
+@pytest.mark.parametrize("uncond", [False, True, "paired"])
 def test_rescale_sot_is_the_published_attention_for_every_row(pipe, uncond):
     """Two prompts of different lengths with two images each: the authors' code fails here."""
     prompts = encode(pipe, TEXTS)
@@ -138,7 +138,8 @@ def test_rescale_sot_is_the_published_attention_for_every_row(pipe, uncond):
     with mitigations.rescale_sot(1.25, uncond=uncond).on(pipe):
         ours = pipe(TEXTS, **call | {"generator": generators(0, 1, 2, 3)}).images
     stock = pipe.unet.attn_processors
-    published = Published(1.25, ends, empty.e if uncond else None)
+    uncond_ends = {False: [None] * 4, True: [empty.e] * 4, "paired": ends}[uncond]
+    published = Published(1.25, ends, uncond_ends)
     layers = [m for m in pipe.unet.modules() if isinstance(m, Attention) and m.is_cross_attention]
     try:
         for layer in layers:
@@ -178,6 +179,24 @@ def test_embedding_noise_is_drawn_for_each_row(pipe, seed):
     # The conditional row is the one that it was without.
     assert torch.equal(added, mitigations.embedding_noise(1.0, seed).embeds(prompt) - prompt.embeds)
     assert torch.equal(mitigations.embedding_noise(1.0).embeds(empty, uncond=True), empty.embeds)
+
+
+def test_the_paired_mask_needs_no_unconditional_prompt_and_survives_json(sd1):
+    """Its unconditional rows may be embeddings of which nothing is known."""
+    prompt, empty = encode(sd1, [TEXTS[0], ""])
+    patch = mitigations.rescale_sot(uncond="paired")
+    call = {"prompt_embeds": prompt.embeds[None], "negative_prompt_embeds": empty.embeds[None]}
+    call |= {"num_inference_steps": 1, "output_type": "latent"}
+    with patch.on(sd1, tokens=prompt):
+        ours = sd1(**call, generator=generators(0)).images
+    with patch.on(sd1):
+        expected = sd1(TEXTS[0], num_inference_steps=1, output_type="latent",
+                       generator=generators(0)).images  # fmt: skip
+    torch.testing.assert_close(ours, expected)
+    again = Patch.from_json(patch.to_json())
+    assert again == patch
+    assert "paired=True" in repr(again)
+    assert again != mitigations.rescale_sot(uncond=True)
 
 
 def test_patches_of_mitigations_are_made_of_operations(one):

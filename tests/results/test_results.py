@@ -1,6 +1,7 @@
 """Datasets keep their contents, and say what they are."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,34 @@ def test_saved_and_opened_is_identical(data: xr.Dataset, tmp_path: Path, suffix:
     save(again, path)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     xr.testing.assert_identical(interp.open(path), data)
+
+
+TEXTS = ["a\0b", "two\\0 \\\\ backslashes", "\u2028", "emoji \U0001f410", ""]
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+@pytest.mark.parametrize("kind", [str, object])
+def test_any_text_is_saved_and_no_warning_given(tmp_path: Path, suffix: str, kind: type) -> None:
+    texts = np.array(TEXTS, dtype=kind)
+    data = xr.Dataset(
+        {"x": ("text", np.arange(5)), "said": (("a", "text"), texts[None], {"unit": "word"})},
+        coords={"text": texts, "name": ("text", texts[::-1])},
+    )
+    data = data.assign_coords(none=(("a", "b"), np.empty((1, 0), kind)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = interp.open(save(data, tmp_path / f"run{suffix}"))
+    xr.testing.assert_identical(again, data)
+    assert again.sel(text="a\0b").x == 0
+    assert again.text.dtype.kind in "UO"
+    assert data.said.attrs == {"unit": "word"}  # nothing was written into the caller's
+
+
+def test_a_nul_in_an_attribute_says_where(data: xr.Dataset, tmp_path: Path) -> None:
+    odd = data.assign_attrs(note="a\0b")
+    with pytest.raises(InterpError, match="attribute 'note' of the dataset"):
+        save(odd, tmp_path / "run.nc")
+    assert interp.open(save(odd, tmp_path / "run.zarr")).attrs["note"] == "a\0b"
 
 
 def test_a_recording_survives_saving(pipe, tmp_path: Path) -> None:
