@@ -6,18 +6,22 @@ rewrite the prompt, or optimise it for the noise at hand, need a session: `sd.ru
 
 from interp.mitigations.attention import rescale_sot
 from interp.mitigations.embeddings import embedding_noise, repad, repad_zero_eot, zero_pads
+from interp.mitigations.guidance import dynamic_transition, opposite_guidance, static_transition
 from interp.mitigations.optimise import OptimiseEmbedding, optimise_embedding
 from interp.mitigations.words import RandomWords, random_numbers, random_tokens
 
 __all__ = [
     "OptimiseEmbedding",
     "RandomWords",
+    "dynamic_transition",
     "embedding_noise",
+    "opposite_guidance",
     "optimise_embedding",
     "random_numbers",
     "random_tokens",
     "repad",
     "repad_zero_eot",
     "rescale_sot",
+    "static_transition",
     "zero_pads",
 ]

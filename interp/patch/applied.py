@@ -25,6 +25,7 @@ from interp.denoiser.hooks import PATCHED, Hooks, hookable, is_fused
 from interp.denoiser.layers import Site
 from interp.errors import InterpError
 from interp.patch.base import Operation, must_touch
+from interp.patch.guidance import Guidance
 from interp.patch.plan import SIDES, LayerPlan, RowEdits, plan_layer
 from interp.patch.serialise import dump
 from interp.text.encoding import repad
@@ -99,6 +100,11 @@ class Applied:
             ran = f"{self.clock.run + 1} runs, the last of {self.clock.step + 1} steps"
             must_touch(self.operations, self.touched, ran)
 
+    def on_image(self, image: int) -> tuple[Operation, ...]:
+        """The operations on one image of the batch, whatever the step."""
+        place = image // self.reader.batch.images
+        return self._by_prompt[place if len(self._by_prompt) > 1 else 0]
+
     def edits(self, site: Site) -> RowEdits:
         """The operations on every row of the batch, at this layer in this step.
 
@@ -110,10 +116,10 @@ class Applied:
         for row, prompt in enumerate(rows.prompts):
             unconditional = row < rows.uncond
             # An unconditional row goes with the conditional row that it is paired with.
-            place = (row if unconditional else row - rows.uncond) // rows.images
+            image = row if unconditional else row - rows.uncond
             here = [
                 operation
-                for operation in self._by_prompt[place if len(self._by_prompt) > 1 else 0]
+                for operation in self.on_image(image)
                 if operation.where.on_row(unconditional)
                 and operation.where.at_step(self.clock.step)
                 and site in self.heads[operation]
@@ -150,6 +156,7 @@ class PatchedDenoiser:
         PATCHED[denoiser] = self
         for site in layers:
             self._hooks.before(denoiser.get_submodule(site.path), partial(self._before, site))
+        self._hooks.after(denoiser, Guidance(self.applied).mix)
 
     def discard(self, applied: Applied) -> None:
         """Take these patches off; the last to go takes the hooks with it."""

@@ -27,6 +27,9 @@ NO_EFFECT = {
     "random_tokens": lambda pipe: mitigations.random_tokens(0),
     "random_numbers": lambda pipe: mitigations.random_numbers(0),
     "optimise_embedding": lambda pipe: mitigations.optimise_embedding(iterations=0),
+    "static_transition": lambda pipe: mitigations.static_transition(weight=7.5),
+    "dynamic_transition": lambda pipe: mitigations.dynamic_transition(weight=7.5),
+    "opposite_guidance": lambda pipe: mitigations.opposite_guidance(weight=7.5),
 }
 
 
