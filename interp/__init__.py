@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from interp.record import Log, Recorder, entropy, maps, mass, record, token_mass
     from interp.results import open, provenance, save
-    from interp.session import Rewrite, Session
+    from interp.session import Rewrite, Session, Start
     from interp.session.load import load
     from interp.sweep import sweep
     from interp.text.categories import CATEGORIES, categories
@@ -51,7 +51,7 @@ _HOMES = {
     ),
     "interp.record": "Log Recorder entropy maps mass record token_mass",
     "interp.results": "open provenance save",
-    "interp.session": "Rewrite Session",
+    "interp.session": "Rewrite Session Start",
     "interp.session.load": "load",
     "interp.sweep": "sweep",
     "interp.text.categories": "CATEGORIES categories",
@@ -64,9 +64,9 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "CATEGORIES", "Applied", "InterpError", "Log", "Patch", "Prompt", "Recorder", "Rewrite",
-    "Session", "Site", "Where", "apply", "as_dataset", "as_prompts", "attribute", "categories",
-    "copy", "detect", "encode", "entropy", "guide", "load", "maps", "mask", "mass", "mean",
-    "metrics", "mitigations", "noise", "open", "paper", "patch", "plot", "provenance",
+    "Session", "Site", "Start", "Where", "apply", "as_dataset", "as_prompts", "attribute",
+    "categories", "copy", "detect", "encode", "entropy", "guide", "load", "maps", "mask", "mass",
+    "mean", "metrics", "mitigations", "noise", "open", "paper", "patch", "plot", "provenance",
     "read_prompts", "record", "repad", "save", "scale", "select", "silence", "sites", "swap",
     "sweep", "token_mass", "zero",
 ]  # fmt: skip

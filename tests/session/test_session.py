@@ -174,7 +174,7 @@ def test_noise_is_what_the_pipeline_draws(one):
 def test_guidance_at_start_is_the_trace_at_step_0(sd):
     trace = sd.trace(TEXTS, seeds=[4], half=False)
     for i, prompt in enumerate(sd.encode(TEXTS)):
-        direct = sd.guidance_at_start(prompt, prompt.embeds, seed=4)
+        direct = sd.guidance_at_start(prompt, prompt.embeds, sd.noise(4))
         difference = (trace.eps_c - trace.eps_u).isel(prompt=i, seed=0, step=0)
         np.testing.assert_allclose(direct[0].detach(), difference, atol=1e-5)
 
