@@ -128,7 +128,7 @@ def _deviations(asked: Any, sd: Any, cases: Any, seeds: Any, embedded: bool) -> 
     """What is not as in the paper, in one line."""
     found = []
     if embedded:
-        found.append("the embedded model, its prompts and its descriptor")
+        found.append("the embedded model, its prompts, descriptor and CLIP model")
     count = asked.facts["prompts"]["memorized"]["count"]
     here = sum(case.kind == "memorized" for case in cases)
     if here != count:

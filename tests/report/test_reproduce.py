@@ -175,7 +175,7 @@ def test_a_paper_runs_from_the_command_line(folder, capsys):
     assert "guidance norm, first step" in written
     assert (folder / "wen" / "figures" / "reproduced.pdf").is_file()
     run("kim-no", "--plan", "--limit", 1)
-    assert "the embedded model, its prompts and its descriptor" in capsys.readouterr().out
+    assert "the embedded model, its prompts, descriptor and CLIP model" in capsys.readouterr().out
 
 
 def test_what_is_missing_is_listed_before_anything_is_loaded(folder):
