@@ -127,7 +127,8 @@ def from_ids(
     # Where pads are end-of-text tokens, a prompt that ends by spelling one out seems shorter than
     # it is. The other encoder, which pads with something else, shows its end: both read the same.
     if ids_2 is not None and not torch.equal(ids[: end + 1], ids_2[: end + 1]):
-        _agree(tokenizers, [ids, ids_2], ends)
+        read = zip(tokenizers, (ids, ids_2), ends, strict=True)
+        _agree([one.decode(row[1:stop].tolist()) for one, row, stop in read], ends)
     codes = around(torch.arange(len(ids)), torch.tensor([end]))
     words = tuple(word(tokenizers[0], number) for number in ids.tolist())
     pads = tuple(tokenizer.pad_token_id for tokenizer in tokenizers)
@@ -184,7 +185,7 @@ def _encode_one(pipe: Any, text: str, pad_token: str | int | None) -> Prompt:
             words = tuple(names + [word(tokenizer, pads[0])] * fill)
             if len(whole.input_ids) > limit:
                 cut = shown[whole.offset_mapping[limit - 1][0] :]
-    _agree([tokenizer for tokenizer, _ in encoders(pipe)], rows, ends)
+    _agree([text, text], ends)
     if cut:
         warnings.warn(
             f"The prompt {text!r} is too long for the text encoder: {cut!r} was cut off.",
@@ -197,15 +198,11 @@ def _encode_one(pipe: Any, text: str, pad_token: str | int | None) -> Prompt:
     return Prompt(text, rows[0], words, codes, embeds, pooled, second, tuple(pads), cut)
 
 
-def _agree(tokenizers: Sequence[Any], rows: Sequence[Ids], ends: Sequence[int]) -> None:
-    """Raise unless the prompt ends at one position for all encoders."""
+def _agree(texts: Sequence[str], ends: Sequence[int]) -> None:
+    """Raise unless the prompt ends at one position for all encoders, given these texts."""
     if len(set(ends)) == 1:
         return
-    first, second = (
-        tokenizer.decode(row[1:end].tolist())
-        for tokenizer, row, end in zip(tokenizers, rows, ends, strict=True)
-    )
-    counts = f"{ends[0] - 1} and {ends[1] - 1} tokens"
+    (first, second), counts = texts, f"{ends[0] - 1} and {ends[1] - 1} tokens"
     if first.replace(" ", "") == second.replace(" ", ""):
         raise InterpError(
             f"The categories of {first!r} were asked for.",
