@@ -16,6 +16,7 @@ from torch import nn
 
 from interp.denoiser.batch import BatchRows, RowReader
 from interp.denoiser.clock import StepClock
+from interp.denoiser.exchanged import must_be_the_same
 from interp.denoiser.hooks import Hooks, hookable, patched
 from interp.errors import InterpError
 from interp.patch.at import At
@@ -78,8 +79,9 @@ class Applied:
         self.reader, self.clock = self._at[0].reader, self._at[0].clock
         self._guided = guided
         self._hooks.before(pipe.unet, self._foresee)
-        if getattr(pipe, "text_encoder", None) is not None:
-            self._hooks.before(pipe.text_encoder, self._before_encoding)
+        for name in ("text_encoder", "text_encoder_2"):
+            if getattr(pipe, name, None) is not None:
+                self._hooks.before(getattr(pipe, name), self._before_encoding)
         for denoiser, sites, at in zip(self._denoisers, layers, self._at, strict=True):
             PatchedDenoiser.of(denoiser, sites).add(self, at, self._hooks)
 
@@ -115,7 +117,7 @@ class Applied:
         self._hooks.close()
         if not check:
             return
-        self._must_be_the_same()
+        must_be_the_same(denoisers(self.pipe), self._denoisers, repr(self))
         missed = [o for o in self.operations if o not in self.touched and not o.idle]
         if self.clock.run < 0 or not missed or self.strict is False:
             return
@@ -124,21 +126,10 @@ class Applied:
             must_touch(self.operations, self.touched, ran)
         warnings.warn(f"{missed!r} touched nothing in {ran}.", stacklevel=2)
 
-    def _must_be_the_same(self) -> None:
-        """Raise if the pipeline runs other denoisers than those that are patched."""
-        now = denoisers(self.pipe)
-        if [*map(id, now)] != [*map(id, self._denoisers)]:
-            raise InterpError(
-                f"{self!r} was put on a {type(self.pipe).__name__}.",
-                "Its UNet or ControlNet was exchanged for another module since, and that one has "
-                "no patch: its images are those of the model without.",
-                "Exchange modules before the patch is put on; ip.remove(pipe) takes it off.",
-            )
-
     def _before_encoding(self, module: nn.Module, *call: Any) -> None:
         """A pipeline that encodes is about to run: at best it is told now what would be wrong."""
-        if not ASIDE.get() and self.pipe.text_encoder is module:
-            self._must_be_the_same()
+        if not ASIDE.get():
+            must_be_the_same(denoisers(self.pipe), self._denoisers, repr(self))
 
     def _guess(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """In guess mode a ControlNet is given the conditional rows alone."""

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from interp.denoiser.batch import BatchRows
+from interp.denoiser.exchanged import must_be_there
 from interp.denoiser.hooks import PATCHED, Hooks, is_fused, patched
 from interp.denoiser.layers import Site
 from interp.denoiser.processors import deviation, is_stock, must_follow
@@ -52,6 +53,7 @@ class PatchedDenoiser:
         self._running: dict[Site, tuple[LayerPlan, Text]] = {}
         self._edited: dict[RowEdits, tuple[Text, Text]] = {}
         self._repadded: dict[tuple, tuple[Tensor, Prompt]] = {}
+        self._counted: set[tuple] = set()
         PATCHED[denoiser] = ref(self)
         for site, layer in self._layers.items():
             self._hooks.before(layer, partial(self._before, site))
@@ -92,14 +94,7 @@ class PatchedDenoiser:
                 "The backward pass runs its layers again, when the patch is at another step.",
                 "Call disable_gradient_checkpointing() on it, or use torch.no_grad().",
             )
-        for site, layer in self._layers.items():
-            if module.get_submodule(site.path) is not layer:
-                raise InterpError(
-                    f"A patched {type(module).__name__} was called.",
-                    f"Its layer {site.name} is another module than when the patch was put on, and "
-                    "has no patch.",
-                    "Take the patch off and put it on again after exchanging modules.",
-                )
+        must_be_there(module, self._layers)
         self._given = kwargs["encoder_hidden_states"] if len(args) < 3 else args[2]
         self._edited.clear()
         rows = [at.reader.rows for _, at in self.applied]
@@ -108,7 +103,7 @@ class PatchedDenoiser:
             self._rows = rows
 
     def _forget(self) -> None:
-        for known in (self._plans, self._running, self._edited, self._repadded):
+        for known in (self._plans, self._running, self._edited, self._repadded, self._counted):
             known.clear()
         self._rows = []
 
@@ -166,8 +161,11 @@ class PatchedDenoiser:
         }
         return plan_layer(site, rows, heads, attention.inner_kv_dim, device)
 
-    def _touch(self, plan: LayerPlan, edits: str, sides: Sequence[str] = SIDES) -> None:
+    def _touch(self, plan: LayerPlan, edits: str, sides: tuple[str, ...] = SIDES) -> None:
         """Operations of this kind were carried out in a layer."""
+        if (id(plan), edits, sides) in self._counted:
+            return
+        self._counted.add((id(plan), edits, sides))
         for operation, prompt in chain.from_iterable(plan.rows):
             if edits != operation.EDITS or not set(operation.where.side) & set(sides):
                 continue
@@ -190,7 +188,7 @@ class PatchedDenoiser:
                     row = operation.edit(row, prompt, partial(self._reencode, original))
                 new.append(row)
             made = torch.stack(new)
-            made = self.denoiser.encoder_hid_proj(made) if projected else made
+            made = self.denoiser.get_submodule("encoder_hid_proj")(made) if projected else made
             self._edited[rows] = (text, made)
         return made
 

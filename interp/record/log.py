@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from interp.denoiser.batch import BatchRows, RowReader
 from interp.denoiser.clock import StepClock
+from interp.denoiser.exchanged import must_be_the_same, must_be_there
 from interp.denoiser.hooks import Hooks, hookable, patches_on
 from interp.denoiser.layers import Selector, Site, select
 from interp.denoiser.memory import GIB
@@ -78,8 +79,8 @@ class Log:
         self.clock = StepClock(pipe, hooks)
         hooks.before(pipe.unet, self._begin)
         hooks.after(pipe.unet, self._end)
-        for site in self.wanted:
-            layer = pipe.unet.get_submodule(site.path)
+        self._layers = {site: pipe.unet.get_submodule(site.path) for site in self.wanted}
+        for site, layer in self._layers.items():
             hooks.after(layer.to_q, partial(self._catch, site))
             hooks.after(layer, partial(self._see, site))
 
@@ -102,6 +103,7 @@ class Log:
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """A UNet call begins."""
+        must_be_there(module, self._layers)
         clock, batch = self.clock, self.reader.batch
         sample = args[0] if args else kwargs["sample"]
         self._size = (sample.shape[-2], sample.shape[-1])
@@ -249,6 +251,8 @@ def record(
             a record that would exceed the budget.
     """
     chosen = distinct(recorders or (mass,))
+    unet = pipe.unet
     with Hooks() as hooks:
         reader = RowReader(pipe, hooks, tokens, negative, guided)
         yield Log(pipe, chosen, layers, uncond, budget, hooks, reader)
+    must_be_the_same([pipe.unet], [unet], "A recording")

@@ -99,9 +99,8 @@ def generate(
         call: other arguments of the pipeline's `__call__`.
 
     Raises:
-        InterpError: what comes out is not finite, or the UNet has an IP-Adapter.
+        InterpError: what comes out is not finite.
     """
-    _check_adapter(pipe)
     prompts = [job.prompt for job in jobs]
     final: list[Tensor] = []
 
@@ -143,17 +142,6 @@ def generate(
         trace=traced,
         touched=frozenset() if applied is None else frozenset(applied.touched),
     )
-
-
-def _check_adapter(pipe: Any) -> None:
-    """Raise if the UNet takes an image with every prompt, which no job has."""
-    if pipe.unet.config.encoder_hid_dim_type == "ip_image_proj":
-        raise InterpError(
-            f"A session was run on a {type(pipe).__name__} with an IP-Adapter.",
-            "The adapter takes an image with every prompt, and a session gives text alone.",
-            "Call pipe.unload_ip_adapter(); or call the pipeline itself, with its image, inside "
-            "patch.on(pipe) and record(pipe).",
-        )
 
 
 def _check_finite(jobs: Sequence[Job], values: np.ndarray, what: str) -> None:

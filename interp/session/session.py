@@ -24,7 +24,7 @@ from interp.patch.base import must_touch
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.session.batches import batches, labelled, labels
 from interp.session.generate import generate
-from interp.session.settings import Settings
+from interp.session.settings import Settings, text_alone
 from interp.text.encoding import encode
 from interp.text.prompt import Prompt
 
@@ -155,6 +155,7 @@ class Session(Settings):
         self, prompt: Prompt, embeds: Float[Tensor, "position channel"], seed: int
     ) -> Float[Tensor, "1 c h w"]:
         """Return `eps_c - eps_u` at the first step, differentiable in `embeds`."""
+        text_alone(self.pipe)
         at = unet_call.first_step(self.pipe, [seed], self.steps, self.height, self.width)
         empty = self.unconditional
         with torch.no_grad():
@@ -172,6 +173,7 @@ class Session(Settings):
         trace: torch.dtype | None,
     ) -> xr.Dataset:
         """The one engine behind `run` and `trace`."""
+        text_alone(self.pipe)
         encoded, seeds = self._prompts(prompts), chosen_seeds(seeds)
         if not encoded or trajectory not in ("own", "clean"):
             raise InterpError(

@@ -78,13 +78,13 @@ def repad(pipe: Any, prompt: Prompt, token: str | int, given: Embeds | None = No
         word(tokenizers[0], pads[0]) if pad else spelled
         for spelled, pad in zip(prompt.words, behind.tolist(), strict=True)
     )
-    second = ids[1] if len(ids) > 1 else None
+    second, dtype = (ids[1] if len(ids) > 1 else None), _dtype(pipe)
     return Prompt(
         prompt.text,
         ids[0],
         words,
         prompt.category,
-        torch.cat(parts, dim=-1).to(encoders(pipe)[-1][1].dtype),
+        torch.cat(parts, dim=-1).to(dtype),
         pooled,
         second,
         pads,
@@ -98,7 +98,7 @@ def _recipe(
     """The states and the scale that give these embeddings best, if they give them at all."""
     given = given.detach().float()
     # Encoded in another batch, a prompt's embeddings are rounded differently.
-    best, error = None, max(1e-3, 8 * torch.finfo(encoders(pipe)[-1][1].dtype).eps)
+    best, error = None, max(1e-3, 8 * torch.finfo(_dtype(pipe)).eps)
     for scale in _scales(pipe):
         states, _ = _states(pipe, ids, mask, scale)
         if sum(found[0].shape[-1] for found in states) != given.shape[-1]:
@@ -113,6 +113,11 @@ def _recipe(
         if worst < error:
             best, error = Recipe(tuple(chosen), scale), worst
     return best
+
+
+def _dtype(pipe: Any) -> torch.dtype:
+    last: Any = encoders(pipe)[-1][1]
+    return last.dtype
 
 
 def _scales(pipe: Any) -> list[float]:

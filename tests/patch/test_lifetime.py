@@ -51,6 +51,18 @@ def test_an_exchanged_unet_is_noticed_without_encoding() -> None:
     handle.remove()
 
 
+@pytest.mark.parametrize("part", ["unet", "mid_block"])
+def test_what_is_exchanged_while_it_is_recorded_is_noticed(part: str) -> None:
+    pipe = pipeline("sd1")
+    owner = pipe if part == "unet" else pipe.unet
+    block = ip.record(pipe)
+    block.__enter__()
+    latents(pipe)
+    setattr(owner, part, copy.deepcopy(getattr(owner, part)))
+    with pytest.raises(InterpError, match="exchanged|another module"):
+        latents(pipe) if part == "mid_block" else block.__exit__(None, None, None)
+
+
 def test_copies_have_no_patches_and_record_nothing() -> None:
     pipe = pipeline("sd1")
     plain = latents(pipe)

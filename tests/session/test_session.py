@@ -362,5 +362,8 @@ def test_a_session_says_that_it_has_no_image_for_an_ip_adapter():
         session.run("a goat")
     with pytest.raises(InterpError, match="with an IP-Adapter"):
         session.trace("a goat", patch=zero("pad"))
+    prompt = session.encode("a goat")
+    with pytest.raises(InterpError, match="with an IP-Adapter"):
+        session.guidance_at_start(prompt, prompt.embeds, seed=0)
     pipe.unload_ip_adapter()
     assert np.array_equal(session.run("a goat").image.values, before)
