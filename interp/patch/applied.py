@@ -75,7 +75,7 @@ class Applied:
                 self._hooks.before(denoiser, self._guess)
             reader = RowReader(pipe, self._hooks, tokens, negative, guided, denoiser)
             clock = StepClock(pipe, self._hooks, denoiser)
-            self._at.append(At(pipe, operations, places, reader, clock, self.touched))
+            self._at.append(At(operations, places, reader, clock, self.touched))
         self.reader, self.clock = self._at[0].reader, self._at[0].clock
         self._guided = guided
         self._hooks.before(pipe.unet, self._foresee)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from interp.denoiser.batch import RowReader
 from interp.denoiser.clock import StepClock
@@ -25,7 +24,6 @@ class At:
         touched: the operations that touched something.
     """
 
-    pipe: Any
     by_prompt: Sequence[tuple[Operation, ...]]
     heads: dict[Operation, dict[Site, tuple[int, ...]]]
     reader: RowReader

@@ -12,7 +12,6 @@ from diffusers.models import ControlNetModel, ControlNetUnionModel, MultiControl
 from diffusers.models.attention_processor import Attention
 from diffusers.models.controlnets.controlnet_xs import ControlNetXSAdapter
 from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUnionModel
-from diffusers.pipelines import DiffusionPipeline
 from torch import nn
 
 from interp.errors import InterpError
@@ -32,7 +31,7 @@ def denoisers(pipe: Any) -> list[nn.Module]:
         InterpError: if something else in the pipeline attends to the text, or the UNet reads it
             other than by attention.
     """
-    embedded = getattr(pipe.unet.config, "addition_embed_type", None)
+    embedded = getattr(getattr(pipe.unet, "config", None), "addition_embed_type", None)
     if embedded in ("text", "text_image"):
         raise InterpError(
             f"A patch was to be put on a {type(pipe).__name__}.",
@@ -41,8 +40,8 @@ def denoisers(pipe: Any) -> list[nn.Module]:
             "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
         )
     found = [pipe.unet]
-    parts = pipe.components if isinstance(pipe, DiffusionPipeline) else {}
-    for name, part in parts.items():
+    for name in getattr(pipe, "config", {}):
+        part = getattr(pipe, name, None)
         # ControlNet-XS is part of its UNet; the adapter is only what that was made from.
         if not isinstance(part, nn.Module) or isinstance(part, ControlNetXSAdapter):
             continue

@@ -197,8 +197,9 @@ class PatchedDenoiser:
         # By prompt, not by its ids: SDXL's zeros have those of the empty prompt.
         known = self._repadded.get((prompt, token))
         if known is None or not torch.equal(known[0], row):
-            pipe = self.applied[0][1].pipe
-            known = self._repadded[prompt, token] = (row, repad(pipe, prompt, token, row))
+            owner, _ = self.applied[0]
+            known = (row, repad(owner.pipe, prompt, token, row))
+            self._repadded[prompt, token] = known
         return known[1]
 
     def _follow(self, site: Site, name: str, module: nn.Module, sides: tuple[str, ...]) -> None:
