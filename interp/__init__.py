@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Where,
         apply,
         copy,
+        guide,
         installed,
         mask,
         mean,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     )
     from interp.record import Log, Recorder, entropy, maps, mass, record, token_mass
     from interp.results import open, provenance, save
-    from interp.session import Rewrite, Session
+    from interp.session import Rewrite, Session, Start
     from interp.session.load import load
     from interp.sweep import sweep
     from interp.text.categories import CATEGORIES, categories
@@ -47,11 +48,11 @@ _HOMES = {
     "interp": "attribute detect metrics mitigations paper patch plot",
     "interp.denoiser.layers": "Site select sites",
     "interp.errors": "InterpError",
-    "interp.patch": "Applied Patch Where apply copy installed mask mean noise remove repad scale "
-    "silence swap zero",
+    "interp.patch": "Applied Patch Where apply copy guide installed mask mean noise remove repad "
+    "scale silence swap zero",
     "interp.record": "Log Recorder entropy maps mass record token_mass",
     "interp.results": "open provenance save",
-    "interp.session": "Rewrite Session",
+    "interp.session": "Rewrite Session Start",
     "interp.session.load": "load",
     "interp.sweep": "sweep",
     "interp.text.categories": "CATEGORIES categories",
@@ -64,11 +65,11 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "CATEGORIES", "Applied", "InterpError", "Log", "Patch", "Prompt", "Recorder", "Rewrite",
-    "Session", "Site", "Where", "apply", "as_dataset", "as_prompts", "attribute", "categories",
-    "copy", "detect", "encode", "entropy", "installed", "load", "maps", "mask", "mass", "mean",
-    "metrics", "mitigations", "noise", "open", "paper", "patch", "plot", "provenance",
-    "read_prompts", "record", "remove", "repad", "save", "scale", "select", "silence", "sites",
-    "swap", "sweep", "token_mass", "zero",
+    "Session", "Site", "Start", "Where", "apply", "as_dataset", "as_prompts", "attribute",
+    "categories", "copy", "detect", "encode", "entropy", "guide", "installed", "load", "maps",
+    "mask", "mass", "mean", "metrics", "mitigations", "noise", "open", "paper", "patch", "plot",
+    "provenance", "read_prompts", "record", "remove", "repad", "save", "scale", "select", "silence",
+    "sites", "swap", "sweep", "token_mass", "zero",
 ]  # fmt: skip
 
 

@@ -29,6 +29,17 @@ def calls_per_run(pipe: Any, steps: int) -> int:
     return len(scheduler.timesteps)
 
 
+def latent_shape(pipe: Any, height: int, width: int) -> tuple[int, int, int]:
+    """Return channels, height and width of the latents of an image in pixels.
+
+    Example:
+        >>> latent_shape(pipe, 512, 512)
+        (4, 64, 64)
+    """
+    scale = pipe.vae_scale_factor
+    return pipe.unet.config.in_channels, height // scale, width // scale
+
+
 def noise(pipe: Any, seed: int, height: int, width: int) -> Float[Tensor, "1 c h w"]:
     """Return the unit noise of a seed, the one that the pipeline draws from its CPU generator.
 
@@ -36,8 +47,7 @@ def noise(pipe: Any, seed: int, height: int, width: int) -> Float[Tensor, "1 c h
         >>> noise(pipe, 0, 512, 512).shape
         torch.Size([1, 4, 64, 64])
     """
-    scale = pipe.vae_scale_factor
-    shape = (1, pipe.unet.config.in_channels, height // scale, width // scale)
+    shape = (1, *latent_shape(pipe, height, width))
     generator = torch.Generator().manual_seed(seed)
     device = pipe._execution_device
     return randn_tensor(shape, generator=generator, device=device, dtype=pipe.unet.dtype)
@@ -51,12 +61,22 @@ def first_step(
     Example:
         >>> latents, timestep, alpha_bars = first_step(pipe, [0], 50, 512, 512)
     """
+    return from_noise(pipe, torch.cat([noise(pipe, s, height, width) for s in seeds]), steps)
+
+
+def from_noise(
+    pipe: Any, unit: Float[Tensor, "row c h w"], steps: int
+) -> tuple[Float[Tensor, "row c h w"], Float[Tensor, ""], list[float]]:
+    """The same from unit noise, differentiable in it.
+
+    Example:
+        >>> latents, timestep, alpha_bars = from_noise(pipe, noise(pipe, 0, 512, 512), 50)
+    """
     scheduler = copy.deepcopy(pipe.scheduler)
     scheduler.set_timesteps(steps, device=pipe._execution_device)
     timestep = scheduler.timesteps[0]
-    unit = torch.cat([noise(pipe, seed, height, width) for seed in seeds])
     latents = scheduler.scale_model_input(unit * scheduler.init_noise_sigma, timestep)
-    return latents, timestep.float(), [alpha_bar(scheduler, float(timestep))] * len(seeds)
+    return latents, timestep.float(), [alpha_bar(scheduler, float(timestep))] * len(unit)
 
 
 def predict(

@@ -6,18 +6,36 @@ rewrite the prompt, or optimise it for the noise at hand, need a session: `sd.ru
 
 from interp.mitigations.attention import rescale_sot
 from interp.mitigations.embeddings import embedding_noise, repad, repad_zero_eot, zero_pads
+from interp.mitigations.guidance import dynamic_transition, opposite_guidance, static_transition
+from interp.mitigations.noise import (
+    AdjustNoise,
+    OptimiseNoise,
+    SharpnessAwareNoise,
+    adjust_noise,
+    optimise_noise,
+    sharpness_aware_noise,
+)
 from interp.mitigations.optimise import OptimiseEmbedding, optimise_embedding
 from interp.mitigations.words import RandomWords, random_numbers, random_tokens
 
 __all__ = [
+    "AdjustNoise",
     "OptimiseEmbedding",
+    "OptimiseNoise",
     "RandomWords",
+    "SharpnessAwareNoise",
+    "adjust_noise",
+    "dynamic_transition",
     "embedding_noise",
+    "opposite_guidance",
     "optimise_embedding",
+    "optimise_noise",
     "random_numbers",
     "random_tokens",
     "repad",
     "repad_zero_eot",
     "rescale_sot",
+    "sharpness_aware_noise",
+    "static_transition",
     "zero_pads",
 ]

@@ -83,7 +83,7 @@ class OptimiseEmbedding:
     def _norm(
         self, session: Session, prompt: Prompt, embeds: Tensor, seed: int
     ) -> Float[Tensor, ""]:
-        difference = session.guidance_at_start(prompt, embeds, seed)
+        difference = session.guidance_at_start(prompt, embeds, session.noise(seed))
         flat = rearrange(difference, "1 c h w -> (c h w)")
         return flat.norm() * (REFERENCE_SIZE / flat.numel()) ** 0.5
 

@@ -6,7 +6,7 @@ and `patched` runs them on the rows of a batch and writes the result into the la
 
 from interp.patch.applied import Applied, installed, remove
 from interp.patch.patch import Patch, apply
-from interp.patch.verbs import copy, mask, mean, noise, repad, scale, silence, swap, zero
+from interp.patch.verbs import copy, guide, mask, mean, noise, repad, scale, silence, swap, zero
 from interp.patch.where import Where
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Where",
     "apply",
     "copy",
+    "guide",
     "installed",
     "mask",
     "mean",

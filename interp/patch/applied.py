@@ -63,19 +63,16 @@ class Applied:
         self._denoisers = denoisers(pipe)
         # Asking for the heads now reports unknown layers and heads before anything runs.
         layers = [hookable(pipe, denoiser) for denoiser in self._denoisers]
-        heads = [{o: o.where.heads_at(layers[0]) for o in self.operations}]
-        for beside in layers[1:]:
-            free = [o for o in self.operations if o.where.layers is None and o.where.heads is None]
-            heads.append(
-                {o: o.where.heads_at(beside) if o in free else {} for o in self.operations}
-            )
+        heads = {o: o.where.heads_at(layers[0]) for o in self.operations}
         self._at: list[At] = []
-        for denoiser, places in zip(self._denoisers, heads, strict=True):
+        for denoiser, there in zip(self._denoisers, layers, strict=True):
             if denoiser is not pipe.unet:
                 self._hooks.before(denoiser, self._guess)
+                operations = [tuple(filter(_anywhere, mine)) for mine in operations]
+                heads = {o: o.where.heads_at(there) for o in filter(_anywhere, self.operations)}
             reader = RowReader(pipe, self._hooks, tokens, negative, guided, denoiser)
             clock = StepClock(pipe, self._hooks, denoiser)
-            self._at.append(At(operations, places, reader, clock, self.touched))
+            self._at.append(At(operations, heads, reader, clock, self.touched))
         self.reader, self.clock = self._at[0].reader, self._at[0].clock
         self._guided = guided
         self._hooks.before(pipe.unet, self._foresee)
@@ -169,6 +166,12 @@ class Applied:
                     f"{operation!r} leaves {prompt!r} alone: it has no such positions.",
                     stacklevel=2,
                 )
+
+
+def _anywhere(operation: Operation) -> bool:
+    """Whether it also applies in a ControlNet: layers, heads and predictions are the UNet's."""
+    where = operation.where
+    return where.layers is None and where.heads is None and operation.EDITS != "prediction"
 
 
 def installed(pipe: Any) -> list[Applied]:

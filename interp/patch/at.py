@@ -47,6 +47,11 @@ class At:
             )
         return tuple(found)
 
+    def on_image(self, image: int) -> tuple[Operation, ...]:
+        """The operations on one image of the batch, whatever the step."""
+        place = image // self.reader.batch.images
+        return self.by_prompt[place if len(self.by_prompt) > 1 else 0]
+
     def on_rows(self) -> list[list[tuple[Operation, Prompt | None]]]:
         """What is done to every row of the batch at some step or layer, and to whose positions."""
         rows = self.reader.batch
@@ -54,12 +59,12 @@ class At:
         for row, prompt in enumerate(rows.prompts):
             unconditional = row < rows.uncond
             # An unconditional row goes with the conditional row that it is paired with.
-            place = (row if unconditional else row - rows.uncond) // rows.images
+            image = row if unconditional else row - rows.uncond
             beside = rows.prompts[row + rows.uncond] if unconditional else prompt
             found.append(
                 [
                     (operation, operation.whose(prompt, beside))
-                    for operation in self.by_prompt[place if len(self.by_prompt) > 1 else 0]
+                    for operation in self.on_image(image)
                     if operation.where.on_row(unconditional)
                 ]
             )

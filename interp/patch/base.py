@@ -26,10 +26,11 @@ class Operation:
     """An edit of some categories, somewhere.
 
     Subclasses say which positions they touch, and what they edit there: the embeddings, the keys
-    of the softmax, or the values. `USUAL` is the verb's default place, which is not printed.
+    of the softmax, or the values. One edits what the denoiser predicts from all of them. `USUAL` is
+    the verb's default place, which is not printed.
     """
 
-    EDITS: ClassVar[Literal["embeddings", "keys", "values"]] = "embeddings"
+    EDITS: ClassVar[Literal["embeddings", "keys", "values", "prediction"]] = "embeddings"
     USUAL: ClassVar[Where] = Where()
 
     categories: tuple[str, ...]

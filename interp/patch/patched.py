@@ -27,6 +27,7 @@ from interp.denoiser.layers import Site
 from interp.denoiser.processors import deviation, is_stock, must_follow
 from interp.errors import InterpError
 from interp.patch.at import At
+from interp.patch.guidance import Guidance
 from interp.patch.plan import SIDES, LayerPlan, RowEdits, plan_layer
 from interp.patch.serialise import dump
 from interp.text.prompt import Prompt
@@ -58,6 +59,7 @@ class PatchedDenoiser:
         for site, layer in self._layers.items():
             self._hooks.before(layer, partial(self._before, site))
             self._hooks.after(layer, partial(self._check, site))
+        self._hooks.after(denoiser, Guidance(self.applied).mix)
 
     @classmethod
     def of(cls, denoiser: nn.Module, layers: Sequence[Site]) -> PatchedDenoiser:
@@ -75,7 +77,7 @@ class PatchedDenoiser:
         return [dump(owner.operations) for owner, _ in self.applied]
 
     def _discard(self, at: At) -> None:
-        self.applied = [one for one in self.applied if one[1] is not at]
+        self.applied.remove(next(one for one in self.applied if one[1] is at))
         self._forget()
         if not self.applied:
             self._hooks.close()
@@ -139,11 +141,11 @@ class PatchedDenoiser:
     def _check(self, site: Site, attention: Any, args: tuple, kwargs: dict, output: Any) -> None:
         """After a layer ran: whether it took up what it was given."""
         plan, _ = self._running[site]
-        if is_stock(attention) or not any(plan.rows):
+        if is_stock(attention):
             return
         if plan.projected or plan.masked is not None or plan.silent is not None:
             must_follow(site, attention, args, kwargs, output)
-        elif deviation(attention, args, kwargs, output) > 1e-2:
+        elif plan.embeds is not None and deviation(attention, args, kwargs, output) > 1e-2:
             warnings.warn(
                 f"The patched embeddings were given to a {type(attention.processor).__name__}, "
                 "which does more than attend to them.",

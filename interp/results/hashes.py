@@ -56,3 +56,16 @@ def pipeline_sha256(pipe: Any) -> str:
                 digest.update(f"{name}.{key}{tuple(value.shape)}{value.dtype}".encode())
                 digest.update(flat.numpy())
     return digest.hexdigest()
+
+
+def tensor_sha256(values: torch.Tensor) -> str:
+    """Return the SHA-256 of a tensor's shape, type and numbers.
+
+    Example:
+        >>> tensor_sha256(torch.zeros(2))[:12]
+        'c0ffee254729'
+    """
+    raw = values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return hashlib.sha256(
+        f"{tuple(values.shape)}{values.dtype}".encode() + raw.tobytes()
+    ).hexdigest()

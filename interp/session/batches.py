@@ -9,21 +9,20 @@ import torch
 import xarray as xr
 from einops import rearrange
 
-from interp.patch import Patch
 from interp.results import LATENT, PIXELS
 from interp.session.generate import Generated, Job
+from interp.session.start import Start
 from interp.text.categories import CATEGORIES
 from interp.text.prompt import Prompt
 
-#: For each patch, the prompts that are run (rewritten ones where a mitigation rewrites) and the
-#: patch that is applied to them.
-Applications = Sequence[tuple[Sequence[Prompt], Patch | None]]
+#: For each patch, what is run for every prompt.
+Starts = Sequence[Sequence[Start]]
 
 
 def batches(
-    prompts: Sequence[Prompt],
+    unpatched: Sequence[Start],
     seeds: Sequence[int],
-    edits: Applications,
+    edits: Starts,
     at_once: int,
     clean: bool,
 ) -> Iterator[list[Job]]:
@@ -33,15 +32,16 @@ def batches(
     unpatched run whose latents the others are given; it has no place among the results.
 
     Example:
-        >>> [len(batch) for batch in batches([a], range(4), [([a], None)], 3, clean=False)]
+        >>> plain = [Start(a)]
+        >>> [len(batch) for batch in batches(plain, range(4), [plain], 3, clean=False)]
         [3, 1]
     """
     pending: list[Job] = []
-    for (row, prompt), (column, seed) in product(enumerate(prompts), enumerate(seeds)):
-        leader = [Job(prompt, seed)] if clean else []
-        for number, (given, patch) in enumerate(edits):
-            place = (number * len(prompts) + row) * len(seeds) + column
-            pending.append(Job(given[row], seed, patch, place))
+    for (row, plain), (column, seed) in product(enumerate(unpatched), enumerate(seeds)):
+        leader = [_job(plain, seed, column, None)] if clean else []
+        for number, starts in enumerate(edits):
+            place = (number * len(unpatched) + row) * len(seeds) + column
+            pending.append(_job(starts[row], seed, column, place))
             if len(pending) == max(1, at_once - len(leader)):
                 yield leader + pending
                 pending = []
@@ -52,12 +52,17 @@ def batches(
         yield pending
 
 
+def _job(start: Start, seed: int, column: int, place: int | None) -> Job:
+    latents = None if start.latents is None else start.latents[column]
+    return Job(start.prompt, seed, start.patch, place, latents)
+
+
 def labelled(
     done: Sequence[tuple[Sequence[Job], Generated]],
     prompts: Sequence[Prompt],
     seeds: Sequence[int],
     names: Sequence[str] | None,
-    edits: Applications,
+    edits: Starts,
 ) -> xr.Dataset:
     """Return what all batches gave, on the axes (patch, prompt, seed, ...).
 
@@ -86,7 +91,7 @@ def labelled(
             variable = xr.Variable((*axes, *variable.dims[1:]), values, variable.attrs)
         variables[name] = _of_prompt(variable) if name in rows.coords else variable
     # How many positions each category has in what was run.
-    counts = [[[list(prompt.counts.values())] for prompt in given] for given, _ in edits]
+    counts = [[[list(s.prompt.counts.values())] for s in starts] for starts in edits]
     tokens = xr.Variable((*axes, "category"), np.asarray(counts))
     data = xr.Dataset(variables, attrs=rows.attrs).set_coords(list(rows.coords))
     data = data.assign_coords(

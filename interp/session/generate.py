@@ -6,7 +6,7 @@ the denoising. Use `Session`; this file knows nothing of defaults, axes or prove
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.denoiser import unet_call
 from interp.denoiser.epsilon import alpha_bar, to_epsilon
 from interp.denoiser.hooks import Hooks, hookable
 from interp.errors import InterpError
@@ -32,12 +33,14 @@ class Job:
     """One image to make: a prompt, a seed, and what is done to it.
 
     `place` is its place among the results; None for a run that only gives others its latents.
+    `latents` is unit noise `[c, h, w]` in the place of the seed's own.
     """
 
     prompt: Prompt
     seed: int
     patch: Patch | None = None
     place: int | None = None
+    latents: Float[Tensor, "c h w"] | None = None
 
 
 @dataclass
@@ -122,6 +125,8 @@ def generate(
         log = None
         if recorders:
             log = stack.enter_context(record(pipe, *recorders, tokens=prompts, negative=negatives))
+        if any(job.latents is not None for job in jobs):
+            call["latents"] = torch.stack([_noise(pipe, job, call) for job in jobs])
         output = pipe(
             **_embeddings(prompts, negative),
             generator=[torch.Generator().manual_seed(job.seed) for job in jobs],
@@ -142,6 +147,13 @@ def generate(
         trace=traced,
         touched=frozenset() if applied is None else frozenset(applied.touched),
     )
+
+
+def _noise(pipe: Any, job: Job, call: Mapping[str, Any]) -> Float[Tensor, "c h w"]:
+    """The unit noise of a job, its own or its seed's."""
+    if job.latents is None:
+        return unet_call.noise(pipe, job.seed, call["height"], call["width"])[0]
+    return job.latents.to(pipe._execution_device, pipe.unet.dtype)
 
 
 def _check_finite(jobs: Sequence[Job], values: np.ndarray, what: str) -> None:

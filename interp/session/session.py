@@ -6,7 +6,9 @@ one patch no session is needed: `with patch.on(pipe): pipe(...)`.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from dataclasses import replace
+from itertools import chain
+from typing import Any, Literal
 
 import torch
 import xarray as xr
@@ -21,26 +23,14 @@ from interp.denoiser.memory import images_at_once
 from interp.errors import InterpError
 from interp.patch import Patch
 from interp.patch.base import must_touch
+from interp.results.hashes import tensor_sha256
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.session.batches import batches, labelled, labels
 from interp.session.generate import generate
 from interp.session.settings import Settings, text_alone
+from interp.session.start import Rewrite, Start, for_prompts
 from interp.text.encoding import encode
 from interp.text.prompt import Prompt
-
-
-@runtime_checkable
-class Rewrite(Protocol):
-    """A mitigation that gives another prompt instead of editing this one's embeddings."""
-
-    def rewrite(self, session: "Session", prompt: Prompt, seeds: Sequence[int]) -> Prompt:
-        """Return the prompt to run instead, for these seeds."""
-        ...
-
-    def to_json(self) -> str:
-        """Return what was done."""
-        ...
-
 
 Edit = Patch | Rewrite | None
 Edits = Edit | Mapping[str, Edit] | Sequence[Edit]
@@ -77,6 +67,7 @@ class Session(Settings):
         *,
         images: bool | None = None,
         trajectory: Trajectory | str = "own",
+        latents: Tensor | None = None,
     ) -> xr.Dataset:
         """Generate, and return what was recorded as one dataset.
 
@@ -96,13 +87,15 @@ class Session(Settings):
             trajectory: "own" lets every patched run follow its own latents (the total effect);
                 "clean" evaluates it at each step on the latents of the unpatched run (the direct
                 effect), which ends in no image of its own.
+            latents: unit noise to start from instead of the seeds' own (see `noise`), `[seed, c, h,
+                w]` for all prompts or `[prompt, seed, c, h, w]`.
 
         Raises:
-            InterpError: there are no prompts or seeds, a patch touched nothing, or images are asked
-                for on the clean trajectory.
+            InterpError: there are no prompts or seeds, a patch touched nothing, images are asked
+                for on the clean trajectory, or latents have another shape.
         """
         images = record is None if images is None else images
-        return self._grid(prompts, seeds, patch, record, trajectory, images, trace=None)
+        return self._grid(prompts, seeds, patch, record, trajectory, images, None, latents)
 
     def trace(
         self,
@@ -114,6 +107,7 @@ class Session(Settings):
         half: bool = True,
         images: bool = False,
         trajectory: Trajectory | str = "own",
+        latents: Tensor | None = None,
     ) -> xr.Dataset:
         """Generate, and keep the latents and noise predictions of every step.
 
@@ -133,7 +127,7 @@ class Session(Settings):
         Other arguments and errors as in `run`.
         """
         dtype = torch.float16 if half else torch.float32
-        return self._grid(prompts, seeds, patch, record, trajectory, images, trace=dtype)
+        return self._grid(prompts, seeds, patch, record, trajectory, images, dtype, latents)
 
     def images(
         self, prompts: Prompts, seeds: Seeds = (0,), patch: Edits = None
@@ -152,13 +146,16 @@ class Session(Settings):
         return unet_call.noise(self.pipe, seed, self.height, self.width)
 
     def guidance_at_start(
-        self, prompt: Prompt, embeds: Float[Tensor, "position channel"], seed: int
+        self,
+        prompt: Prompt,
+        embeds: Float[Tensor, "position channel"],
+        noise: Float[Tensor, "1 c h w"],
     ) -> Float[Tensor, "1 c h w"]:
-        """Return `eps_c - eps_u` at the first step, differentiable in `embeds`."""
+        """Return `eps_c - eps_u` at the first step, differentiable in `embeds` and unit `noise`."""
         text_alone(self.pipe)
-        at = unet_call.first_step(self.pipe, [seed], self.steps, self.height, self.width)
+        at = unet_call.from_noise(self.pipe, noise, self.steps)
         empty = self.unconditional
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and noise.requires_grad):
             eps_u = unet_call.predict(self.pipe, *at, empty.embeds[None], empty.pooled)
         return unet_call.predict(self.pipe, *at, embeds[None], prompt.pooled) - eps_u
 
@@ -171,6 +168,7 @@ class Session(Settings):
         trajectory: Trajectory | str,
         images: bool,
         trace: torch.dtype | None,
+        latents: Tensor | None,
     ) -> xr.Dataset:
         """The one engine behind `run` and `trace`."""
         text_alone(self.pipe)
@@ -189,9 +187,12 @@ class Session(Settings):
                 "Record or trace with trajectory='clean'; see images with trajectory='own'.",
             )
         names, edits = labels(patch)
-        rewritten = [self._rewritten(edit, encoded, seeds) for edit in edits]
+        shape = (len(seeds), *unet_call.latent_shape(self.pipe, self.height, self.width))
+        given = for_prompts(latents, len(encoded), shape)
+        plain = [Start(prompt, noise) for prompt, noise in zip(encoded, given, strict=True)]
+        starts = [self._starts(edit, plain, seeds) for edit in edits]
         at_once = images_at_once(self.pipe, self.height, self.width, self.guided, self.budget)
-        planned = list(batches(encoded, seeds, rewritten, at_once, clean))
+        planned = list(batches(plain, seeds, starts, at_once, clean))
         calls = unet_call.calls_per_run(self.pipe, self.steps)
         done = []
         # Silent when not on a terminal; diffusers' own bar would be one per batch.
@@ -216,9 +217,9 @@ class Session(Settings):
         # must not decide.
         touched = {operation for _, result in done for operation in result.touched}
         ran = f"{len(edits) * len(encoded) * len(seeds)} runs"
-        for _, applied in rewritten:
-            must_touch(() if applied is None else applied.operations, touched, ran)
-        data = labelled(done, encoded, seeds, names, rewritten)
+        for start in chain.from_iterable(starts):
+            must_touch(start.patch.operations if start.patch else (), touched, ran)
+        data = labelled(done, encoded, seeds, names, starts)
         described = dict(zip(names or [repr(edits[0])], map(_describe, edits), strict=True))
         return results.stamp(
             data,
@@ -227,6 +228,7 @@ class Session(Settings):
             seeds=list(seeds),
             patches=described,
             trajectory=trajectory,
+            **({} if latents is None else {"latents": tensor_sha256(latents)}),
         )
 
     def _prompts(self, prompts: Prompts) -> list[Prompt]:
@@ -242,19 +244,25 @@ class Session(Settings):
             )
         return encoded
 
-    def _rewritten(
-        self, edit: Edit, prompts: Sequence[Prompt], seeds: Sequence[int]
-    ) -> tuple[list[Prompt], Patch | None]:
-        """The prompts to run, and the patch to apply to them."""
+    def _starts(self, edit: Edit, plain: Sequence[Start], seeds: Sequence[int]) -> list[Start]:
+        """What to run for every prompt under this patch or mitigation."""
         if edit is None or isinstance(edit, Patch):
-            return list(prompts), edit
-        if isinstance(edit, Rewrite):
-            return [edit.rewrite(self, prompt, seeds) for prompt in prompts], None
-        raise InterpError(
-            f"A {type(edit).__name__} was given as a patch.",
-            "Patches are made by zero, copy, swap and the other verbs, or by interp.mitigations.",
-            "Pass one of them, several as {name: patch}, or None for no patch.",
-        )
+            return [replace(start, patch=edit) for start in plain]
+        if not isinstance(edit, Rewrite):
+            raise InterpError(
+                f"A {type(edit).__name__} was given as a patch.",
+                "Patches are made by zero, copy, swap and the other verbs, or by "
+                "interp.mitigations.",
+                "Pass one of them, several as {name: patch}, or None for no patch.",
+            )
+        if any(start.latents is not None for start in plain):
+            raise InterpError(
+                f"{edit!r} was asked for on given latents.",
+                "It depends on the noise, which it takes from the seeds.",
+                "Leave out latents=.",
+            )
+        found = [edit.rewrite(self, start.prompt, seeds) for start in plain]
+        return [one if isinstance(one, Start) else Start(one) for one in found]
 
 
 def _several(record: Any) -> tuple[Any, ...]:

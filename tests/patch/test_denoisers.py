@@ -148,3 +148,11 @@ def test_a_projection_in_front_of_all_layers_comes_after_the_patch() -> None:
     expected = from_embeds(pipe, [ip.zero("pad").embeds(prompt)], [prompt], empty)
     with keys.on(pipe):
         assert torch.allclose(latents(pipe), expected, atol=1e-5)
+
+
+def test_guidance_is_mixed_once_behind_the_unet() -> None:
+    pipe = controlled("sd1")
+    with (ip.guide(3) & Z).on(pipe):
+        ours = latents(pipe, **control())
+    with Z.on(pipe):
+        assert torch.equal(ours, latents(pipe, guidance_scale=3.0, **control()))

@@ -174,7 +174,7 @@ def test_noise_is_what_the_pipeline_draws(one):
 def test_guidance_at_start_is_the_trace_at_step_0(sd):
     trace = sd.trace(TEXTS, seeds=[4], half=False)
     for i, prompt in enumerate(sd.encode(TEXTS)):
-        direct = sd.guidance_at_start(prompt, prompt.embeds, seed=4)
+        direct = sd.guidance_at_start(prompt, prompt.embeds, sd.noise(4))
         difference = (trace.eps_c - trace.eps_u).isel(prompt=i, seed=0, step=0)
         np.testing.assert_allclose(direct[0].detach(), difference, atol=1e-5)
 
@@ -364,6 +364,6 @@ def test_a_session_says_that_it_has_no_image_for_an_ip_adapter():
         session.trace("a goat", patch=zero("pad"))
     prompt = session.encode("a goat")
     with pytest.raises(InterpError, match="with an IP-Adapter"):
-        session.guidance_at_start(prompt, prompt.embeds, seed=0)
+        session.guidance_at_start(prompt, prompt.embeds, session.noise(0))
     pipe.unload_ip_adapter()
     assert np.array_equal(session.run("a goat").image.values, before)

@@ -1,0 +1,223 @@
+"""Mitigations that start from other noise, where guidance `eps_c - eps_u` is small.
+
+A memorized prompt has large guidance from the first step on at most noise, but not at all of it.
+These look for noise that is outside the basin, and leave prompt and embeddings alone: what the
+prompt says is kept, but a seed no longer gives the image that it gives without them.
+
+All lengths are in units of SD 1.4's latent (4 x 64 x 64), and rescaled by the root of the number of
+elements, as in `optimise_embedding`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import InterpError
+from interp.mitigations.optimise import REFERENCE_SIZE
+from interp.patch import guide
+from interp.session import Session, Start
+from interp.text.prompt import Prompt
+
+Noise = Float[Tensor, "1 c h w"]
+
+
+@dataclass(frozen=True)
+class AdjustNoise:
+    """Han et al.'s batch-wise adjustment, with its settings; see `adjust_noise`."""
+
+    iterations: int = 2
+    rate: float = 0.7
+    radius: float = 50.0
+    unguided: int = 5
+
+    def __post_init__(self) -> None:
+        _settings(self, ("iterations", "rate", "radius", "unguided"))
+
+    def rewrite(self, session: Session, prompt: Prompt, seeds: Sequence[int]) -> Start:
+        """Return the prompt with adjusted noise for each seed."""
+        found = torch.cat([self._adjusted(session, prompt, seed) for seed in seeds])
+        early = guide(0, steps=slice(0, self.unguided)) if self.unguided else None
+        return Start(prompt, found, early)
+
+    @torch.no_grad()
+    def _adjusted(self, session: Session, prompt: Prompt, seed: int) -> Noise:
+        noise = session.noise(seed)
+        for _ in range(self.iterations):
+            here = session.guidance_at_start(prompt, prompt.embeds, noise)
+            away = noise + self.radius / _unit(here) * here / here.norm().clamp_min(1e-12)
+            there = session.guidance_at_start(prompt, prompt.embeds, away)
+            noise = noise - self.rate * (there - here)
+        return noise
+
+    def to_json(self) -> str:
+        """Return what was done."""
+        return json.dumps({"rewrite": "adjust_noise", **asdict(self)})
+
+
+@dataclass(frozen=True)
+class OptimiseNoise:
+    """Han et al.'s per-sample optimisation, with its settings; see `optimise_noise`."""
+
+    target: float = 0.9
+    learning_rate: float = 0.01
+    iterations: int = 100
+
+    def __post_init__(self) -> None:
+        _settings(self, ("target", "learning_rate", "iterations"))
+
+    def rewrite(self, session: Session, prompt: Prompt, seeds: Sequence[int]) -> Start:
+        """Return the prompt with the noise that was found for each seed."""
+        return Start(prompt, torch.cat([self._found(session, prompt, seed) for seed in seeds]))
+
+    def _found(self, session: Session, prompt: Prompt, seed: int) -> Noise:
+        def loss(noise: Noise) -> Tensor:
+            return _length(session.guidance_at_start(prompt, prompt.embeds, noise))
+
+        return _descend(loss, session.noise(seed), self.learning_rate, self.iterations, self.target)
+
+    def to_json(self) -> str:
+        """Return what was done."""
+        return json.dumps({"rewrite": "optimise_noise", **asdict(self)})
+
+
+@dataclass(frozen=True)
+class SharpnessAwareNoise:
+    """SAIL, with its settings; see `sharpness_aware_noise`."""
+
+    target: float = 8.2
+    weight: float = 0.05
+    learning_rate: float = 0.05
+    iterations: int = 10
+
+    def __post_init__(self) -> None:
+        _settings(self, ("target", "weight", "learning_rate", "iterations"))
+
+    def rewrite(self, session: Session, prompt: Prompt, seeds: Sequence[int]) -> Start:
+        """Return the prompt with the noise that was found for each seed."""
+        return Start(prompt, torch.cat([self._found(session, prompt, seed) for seed in seeds]))
+
+    def _found(self, session: Session, prompt: Prompt, seed: int) -> Noise:
+        def loss(noise: Noise) -> Tensor:
+            with torch.no_grad():
+                here = session.guidance_at_start(prompt, prompt.embeds, noise)
+                towards = here / here.norm().clamp_min(1e-12) / _unit(here)
+            there = session.guidance_at_start(prompt, prompt.embeds, noise + towards)
+            return _length(there) + self.weight * _length(noise)
+
+        return _descend(loss, session.noise(seed), self.learning_rate, self.iterations, self.target)
+
+    def to_json(self) -> str:
+        """Return what was done."""
+        return json.dumps({"rewrite": "sharpness_aware_noise", **asdict(self)})
+
+
+def adjust_noise(
+    iterations: int = 2, rate: float = 0.7, radius: float = 50.0, unguided: int = 5
+) -> AdjustNoise:
+    """Move the initial noise against the sharpness of guidance, without gradients.
+
+    Example:
+        >>> sd.images(prompt, seeds=range(4), patch=adjust_noise())
+
+    Each iteration is `x <- x - rate * (g(x + radius * g(x) / |g(x)|) - g(x))`, where `g` is
+    `eps_c - eps_u` at the first step. It costs four UNet rows for each seed.
+
+    Args:
+        iterations: 2 in the authors' code, as are the other defaults.
+        rate: of a step.
+        radius: how far away the second look is taken.
+        unguided: so many first steps are run without guidance.
+
+    Source: Han et al., "Adjusting Initial Noise to Mitigate Memorization in Text-to-Image Diffusion
+    Models", NeurIPS 2025 (arXiv 2510.08625), batch-wise. Their guidance is 7 and their precision
+    bfloat16, in which `g(x + d) - g(x)` has two digits; here it is the session's and the model's.
+    """
+    return AdjustNoise(iterations, rate, radius, unguided)
+
+
+def optimise_noise(
+    target: float = 0.9, learning_rate: float = 0.01, iterations: int = 100
+) -> OptimiseNoise:
+    """Change the initial noise of each seed until guidance at the first step is small.
+
+    Example:
+        >>> sd.images(prompt, seeds=range(4), patch=optimise_noise())
+
+    By Adam on `|eps_c - eps_u|`; it stops before a step whose norm is at most the target. Each
+    iteration costs two UNet rows and their backward passes, for each seed.
+
+    Args:
+        target: 0.9 in the authors' code.
+        learning_rate: 0.01 in the authors' code.
+        iterations: at most so many; theirs may take 1,000, most need a tenth.
+
+    Source: Han et al. (see `adjust_noise`), per sample. Theirs is AdamW, whose weight decay shrinks
+    the noise, and then it is no longer Gaussian.
+    """
+    return OptimiseNoise(target, learning_rate, iterations)
+
+
+def sharpness_aware_noise(
+    target: float = 8.2, weight: float = 0.05, learning_rate: float = 0.05, iterations: int = 10
+) -> SharpnessAwareNoise:
+    """Look for initial noise around which guidance stays small (SAIL).
+
+    Example:
+        >>> sd.images(prompt, seeds=range(4), patch=sharpness_aware_noise())
+
+    By Adam on `|g(x + g(x) / |g(x)|)| + weight * |x|`, where `g` is `eps_c - eps_u` at the first
+    step; it stops before a step whose value is at most the target. Each iteration costs four UNet
+    rows and two backward passes, for each seed.
+
+    Args:
+        target: 8.2 in the authors' code; noise of SD 1.4's size has `weight * |x|` of 6.4.
+        weight: of the length of the noise: 0.05 for SD 1, 0.01 for SD 2.
+        learning_rate: 0.05 in the authors' code.
+        iterations: at most so many, 10 in the authors' code.
+
+    Source: Jeon et al., ICML 2025 (arXiv 2412.04140), algorithm 2. The paper minimises
+    `|g(x + d) - g(x)|`; its code, which the target belongs to, `|g(x + d)|`, as is done here. The
+    code computes the direction once and then moves on; draws new candidates until enough are below
+    the target, some of which are the same; raises the target when they are not found; and takes
+    velocities of SD 2 with the wrong sign.
+    """
+    return SharpnessAwareNoise(target, weight, learning_rate, iterations)
+
+
+def _descend(loss: object, start: Noise, rate: float, iterations: int, target: float) -> Noise:
+    """Adam from a seed's noise, until the loss is at most the target."""
+    noise = start.float().requires_grad_()
+    optimiser = torch.optim.Adam([noise], lr=rate)
+    for _ in range(iterations):
+        value = loss(noise.to(start))  # type: ignore[operator]
+        if value <= target:
+            break
+        (noise.grad,) = torch.autograd.grad(value, noise)
+        optimiser.step()
+    return noise.detach().to(start)
+
+
+def _unit(latents: Noise) -> float:
+    """What lengths in this latent are multiplied by, to be those in SD 1.4's."""
+    return (REFERENCE_SIZE / latents.numel()) ** 0.5
+
+
+def _length(latents: Noise) -> Float[Tensor, ""]:
+    return rearrange(latents, "1 c h w -> (c h w)").norm() * _unit(latents)
+
+
+def _settings(mitigation: object, names: Sequence[str]) -> None:
+    """Raise for a setting that is negative or no number."""
+    for name in names:
+        value = getattr(mitigation, name)
+        if not 0 <= value < float("inf"):
+            raise InterpError(
+                f"{mitigation!r} was asked for.",
+                f"{name} is a finite number, and at least 0.",
+                "Leave it out for the authors' setting.",
+            )

@@ -1,0 +1,77 @@
+"""Where a run starts: prompt, noise, and the patch it is run under.
+
+What a session makes of a patch, and what a mitigation may return that changes more than a patch
+can: another prompt, or other noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import InterpError
+from interp.patch import Patch
+from interp.text.prompt import Prompt
+
+if TYPE_CHECKING:
+    from interp.session.session import Session
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """One prompt as it is run, for all its seeds.
+
+    Attributes:
+        prompt: the prompt that is run.
+        latents: unit noise for each seed; None draws it from the seed.
+        patch: on the pipeline while it runs.
+    """
+
+    prompt: Prompt
+    latents: Float[Tensor, "seed c h w"] | None = None
+    patch: Patch | None = None
+
+
+@runtime_checkable
+class Rewrite(Protocol):
+    """A mitigation that changes what is run, rather than how: the prompt, or the noise."""
+
+    def rewrite(self, session: Session, prompt: Prompt, seeds: Sequence[int]) -> Prompt | Start:
+        """Return what to run instead, for these seeds."""
+        ...
+
+    def to_json(self) -> str:
+        """Return what was done."""
+        ...
+
+
+def for_prompts(
+    latents: Tensor | None, prompts: int, shape: tuple[int, int, int, int]
+) -> list[Float[Tensor, "seed c h w"] | None]:
+    """Given latents, prompt by prompt.
+
+    Example:
+        >>> for_prompts(torch.randn(4, 4, 64, 64), 2, (4, 4, 64, 64))     # shared by both prompts
+
+    Args:
+        latents: `[seed, c, h, w]` or `[prompt, seed, c, h, w]`.
+        shape: what those of one prompt must be.
+
+    Raises:
+        InterpError: for another shape.
+    """
+    if latents is None:
+        return [None] * prompts
+    if tuple(latents.shape) == shape:
+        return [latents] * prompts
+    if tuple(latents.shape) == (prompts, *shape):
+        return list(latents)
+    raise InterpError(
+        f"latents of shape {tuple(latents.shape)} were given.",
+        f"These {prompts} prompts and {shape[0]} seeds take {shape}, or {(prompts, *shape)}.",
+        "Give unit noise for every seed; sd.noise(seed) is that of one.",
+    )
