@@ -21,9 +21,11 @@ if TYPE_CHECKING:
         apply,
         copy,
         guide,
+        installed,
         mask,
         mean,
         noise,
+        remove,
         repad,
         scale,
         silence,
@@ -46,9 +48,8 @@ _HOMES = {
     "interp": "attribute detect metrics mitigations paper patch plot",
     "interp.denoiser.layers": "Site select sites",
     "interp.errors": "InterpError",
-    "interp.patch": (
-        "Applied Patch Where apply copy guide mask mean noise repad scale silence swap zero"
-    ),
+    "interp.patch": "Applied Patch Where apply copy guide installed mask mean noise remove repad "
+    "scale silence swap zero",
     "interp.record": "Log Recorder entropy maps mass record token_mass",
     "interp.results": "open provenance save",
     "interp.session": "Rewrite Session Start",
@@ -65,10 +66,10 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = [
     "CATEGORIES", "Applied", "InterpError", "Log", "Patch", "Prompt", "Recorder", "Rewrite",
     "Session", "Site", "Start", "Where", "apply", "as_dataset", "as_prompts", "attribute",
-    "categories", "copy", "detect", "encode", "entropy", "guide", "load", "maps", "mask", "mass",
-    "mean", "metrics", "mitigations", "noise", "open", "paper", "patch", "plot", "provenance",
-    "read_prompts", "record", "repad", "save", "scale", "select", "silence", "sites", "swap",
-    "sweep", "token_mass", "zero",
+    "categories", "copy", "detect", "encode", "entropy", "guide", "installed", "load", "maps",
+    "mask", "mass", "mean", "metrics", "mitigations", "noise", "open", "paper", "patch", "plot",
+    "provenance", "read_prompts", "record", "remove", "repad", "save", "scale", "select", "silence",
+    "sites", "swap", "sweep", "token_mass", "zero",
 ]  # fmt: skip
 
 

@@ -85,6 +85,7 @@ class RowReader:
         tokens: the conditional prompts; None recognises prompts that are given as text.
         negative: the unconditional prompts, where the pipeline does not encode them itself.
         guided: whether batches have unconditional rows; None asks the pipeline.
+        denoiser: a ControlNet whose batches are to be read instead of the UNet's.
 
     Add hooks that need the rows after it. The UNet call raises an `InterpError` if a batch does not
     hold the described prompts a whole number of times, or a conditional row is not recognised.
@@ -97,6 +98,7 @@ class RowReader:
         tokens: Prompt | Sequence[Prompt] | None = None,
         negative: Prompt | Sequence[Prompt] | None = None,
         guided: bool | None = None,
+        denoiser: nn.Module | None = None,
     ) -> None:
         self.pipe, self.guided = pipe, guided
         self.tokens = [tokens] if isinstance(tokens, Prompt) else tokens
@@ -110,7 +112,7 @@ class RowReader:
             hooks.after(primary, self._after_encoder)
             for encoder in second:
                 hooks.after(encoder, self._after_second_encoder)
-        hooks.before(pipe.unet, self._read)
+        hooks.before(pipe.unet if denoiser is None else denoiser, self._read)
 
     @property
     def batch(self) -> BatchRows:
@@ -223,15 +225,24 @@ def _named(
     encodings: Sequence[Encoded],
     found: Sequence[tuple[int, int] | None],
     text: Text,
+    refuse: bool = True,
 ) -> list[Prompt | None]:
-    """The prompts of recognised rows; rows of one encoding share one `Prompt`."""
+    """The prompts of recognised rows; rows of one encoding share one `Prompt`.
+
+    Positions that SDXL's encoders see differently are refused, or leave their prompt unknown.
+    """
     known: dict[tuple[int, int] | None, Prompt | None] = {None: None}
     for key, row in zip(found, text, strict=True):
         if key is not None and key not in known:
             call, place = key
             ids, second = encodings[call].ids[place].cpu(), encodings[call].ids_2
             second = None if second is None else second[place].cpu()
-            known[key] = from_ids(pipe, ids, row.detach(), second)
+            try:
+                known[key] = from_ids(pipe, ids, row.detach(), second)
+            except InterpError:
+                if refuse:
+                    raise
+                known[key] = None
     return [known[key] for key in found]
 
 
@@ -248,8 +259,11 @@ def _images(encodings: Sequence[Encoded], found: Sequence[tuple[int, int] | None
 
 
 def _unconditional(pipe: Any, encodings: Sequence[Encoded], text: Text) -> list[Prompt | None]:
-    """The prompts of unconditional rows; SDXL's default, all zeros, has the layout of ""."""
-    named = _named(pipe, encodings, _recognise(encodings, text), text)
+    """The prompts of unconditional rows; SDXL's default, all zeros, has the layout of "".
+
+    Few need the categories of these rows, so one that has none is no error here.
+    """
+    named = _named(pipe, encodings, _recognise(encodings, text), text, refuse=False)
     return [
         _empty(pipe, row) if prompt is None and not bool(row.any()) else prompt
         for prompt, row in zip(named, text, strict=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary
 
 from diffusers.models.attention_processor import (
     Attention,
@@ -41,8 +42,19 @@ CUSTOM = (
 )
 
 
-#: What patches each denoiser now. Kept on this floor so that provenance need not import patches.
-PATCHED: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+#: What patches each denoiser now. Kept on this floor so that provenance need not import patches,
+#: and weakly, so that it keeps no model in memory: what patches a denoiser lives in its hooks.
+PATCHED: WeakKeyDictionary[nn.Module, ReferenceType[Any]] = WeakKeyDictionary()
+
+
+def patched(denoiser: nn.Module) -> Any:
+    """What patches a denoiser now, or None.
+
+    Example:
+        >>> patched(pipe.unet).applied
+        [Applied(zero('pad'))]
+    """
+    return PATCHED[denoiser]() if denoiser in PATCHED else None
 
 
 def patches_on(denoiser: nn.Module) -> list[str]:
@@ -52,7 +64,26 @@ def patches_on(denoiser: nn.Module) -> list[str]:
         >>> patches_on(pipe.unet)
         ['[{"categories": ["pad"], "fraction": 0.7, "operation": "zero", "where": {}}]']
     """
-    return PATCHED[denoiser].patches() if denoiser in PATCHED else []
+    found = patched(denoiser)
+    return [] if found is None else found.patches()
+
+
+class _Hook:
+    """A hook of ours. A copy of its module, by `copy.deepcopy` or pickle, has an empty one instead:
+    nobody could take it off."""
+
+    def __init__(self, hook: Callable[..., Any]) -> None:
+        self._hook = hook
+
+    def __call__(self, *call: Any) -> Any:
+        return self._hook(*call)
+
+    def __reduce__(self) -> Any:
+        return partial, (_nothing,)
+
+
+def _nothing(*call: Any) -> None:
+    """What is left of a hook in a copy."""
 
 
 class Hooks(ExitStack):
@@ -66,12 +97,12 @@ class Hooks(ExitStack):
 
     def before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
         """Call `hook(module, args, kwargs)` before the module runs."""
-        handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+        handle = module.register_forward_pre_hook(_Hook(hook), with_kwargs=True)
         self.callback(handle.remove)
 
     def after(self, module: nn.Module, hook: Callable[..., Any]) -> None:
         """Call `hook(module, args, kwargs, output)` after the module ran."""
-        handle = module.register_forward_hook(hook, with_kwargs=True)
+        handle = module.register_forward_hook(_Hook(hook), with_kwargs=True)
         self.callback(handle.remove)
 
 
@@ -83,8 +114,10 @@ def is_fused(attention: Attention) -> bool:
     return isinstance(attention.processor, FusedAttnProcessor2_0)
 
 
-def hookable(pipe: Any) -> tuple[Site, ...]:
+def hookable(pipe: Any, denoiser: nn.Module | None = None) -> tuple[Site, ...]:
     """The cross-attention layers, or an error if hooks on them would be ignored or mislead.
+
+    They are those of the UNet, or of a ControlNet beside it that is given as `denoiser`.
 
     Example:
         >>> [site.name for site in hookable(pipe)]
@@ -95,7 +128,7 @@ def hookable(pipe: Any) -> tuple[Site, ...]:
             themselves, normalised queries or keys, and pipelines whose batches are not
             [unconditional..., conditional...].
     """
-    unet = pipe.unet
+    unet = pipe.unet if denoiser is None else denoiser
     # A whole UNet or one block, wrapped by torch.compile(module) or in place by module.compile().
     if any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in unet.modules()):
         raise InterpError(

@@ -1,10 +1,10 @@
 """Patches: what to do to which token category, where. Values, until they meet a pipeline.
 
-From a verb to a layer: `verbs` makes a `Patch` of `operations`, and `applied` runs them on the rows
-of a batch and writes the result into the UNet's layers.
+From a verb to a layer: `verbs` makes a `Patch` of `operations`, `applied` puts them on a pipeline,
+and `patched` runs them on the rows of a batch and writes the result into the layers.
 """
 
-from interp.patch.applied import Applied
+from interp.patch.applied import Applied, installed, remove
 from interp.patch.patch import Patch, apply
 from interp.patch.verbs import copy, guide, mask, mean, noise, repad, scale, silence, swap, zero
 from interp.patch.where import Where
@@ -16,9 +16,11 @@ __all__ = [
     "apply",
     "copy",
     "guide",
+    "installed",
     "mask",
     "mean",
     "noise",
+    "remove",
     "repad",
     "scale",
     "silence",

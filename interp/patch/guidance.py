@@ -24,6 +24,7 @@ from interp.patch.operations import OPERATIONS
 
 if TYPE_CHECKING:
     from interp.patch.applied import Applied
+    from interp.patch.at import At
 
 Until = Literal["minimum"] | None
 Latents = Float[Tensor, "row c h w"]
@@ -59,7 +60,7 @@ class Guidance:
     is the mixture again, bit for bit.
     """
 
-    def __init__(self, applied: Sequence[Applied]) -> None:
+    def __init__(self, applied: Sequence[tuple[Applied, At]]) -> None:
         self.applied = applied
         self._norms: list[Float[Tensor, " image"]] = []
 
@@ -69,13 +70,13 @@ class Guidance:
         Raises:
             InterpError: there are no unconditional rows, or steps were left out.
         """
-        first = self.applied[0]
+        _, first = self.applied[0]
         rows, step = first.reader.batch, first.clock.step
         guides = [
             [
                 operation
-                for applied in self.applied
-                for operation in applied.on_image(image)
+                for _, at in self.applied
+                for operation in at.on_image(image)
                 if isinstance(operation, Guide) and operation.where.at_step(step)
             ]
             for image in range(len(rows.prompts) - rows.uncond)
@@ -89,6 +90,8 @@ class Guidance:
                 "The pipeline runs without guidance: there is no unconditional prediction to mix.",
                 "Run it with guidance_scale above 1.",
             )
+        for _, at in self.applied:
+            at.touched |= at.heads.keys() & asked
         over = [False] * len(guides)
         if any(guide.until is not None for guide in asked):
             over = self._over(output[0], args[0] if args else kwargs["sample"])
@@ -107,7 +110,8 @@ class Guidance:
 
     def _over(self, output: Latents, sample: Latents) -> list[bool]:
         """For each image, whether the norm of `eps_c - eps_u` has passed its first minimum."""
-        clock, scheduler = self.applied[0].clock, self.applied[0].pipe.scheduler
+        owner, first = self.applied[0]
+        clock, scheduler = first.clock, owner.pipe.scheduler
         if clock.step == 0:
             self._norms = []
         if clock.step != len(self._norms):

@@ -7,6 +7,7 @@ a patch of its own.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InterpError
-from interp.patch.applied import Applied
+from interp.patch.applied import Applied, installed
 from interp.patch.base import Operation
 from interp.patch.serialise import dump, load
-from interp.text.encoding import repad as repadded
 from interp.text.html import listed
 from interp.text.prompt import Prompt
+from interp.text.repad import repad as repadded
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,18 +114,29 @@ class Patch:
         `negative`, `guided` and `strict` are those of `apply`.
 
         Raises:
-            InterpError: for what can not be patched; after the block, if it touched nothing.
+            InterpError: for what can not be patched; before a batch runs, if the patch would touch
+                none of its rows; after the block, if it touched nothing.
         """
         with Applied(pipe, [self.operations], tokens, negative, guided, strict) as applied:
             yield applied
 
-    def install(self, pipe: Any, *, strict: bool = True) -> Applied:
+    def install(self, pipe: Any, *, strict: bool | None = None) -> Applied:
         """Patch every call of the pipeline from now on, until the handle's `remove()`.
 
         Example:
             >>> handle = shield.install(pipe)
-            >>> handle.remove()
+            >>> handle.remove()                # or, if the handle is lost, ip.remove(pipe)
+
+        A prompt without the positions in question, such as one of 75 tokens, which has no pads, is
+        left alone with a warning; `strict=True` refuses it before it runs, `strict=False` says
+        nothing. Installing a patch that is on already is a warning: it then applies twice.
         """
+        if any(self.operations == applied.operations for applied in installed(pipe)):
+            warnings.warn(
+                f"{self!r} is on this pipeline already and now applies twice; ip.remove(pipe) "
+                "takes all patches off.",
+                stacklevel=2,
+            )
         return Applied(pipe, [self.operations], None, None, None, strict)
 
     def to_json(self, embeds: bool = False) -> str:
@@ -170,11 +182,12 @@ def apply(
         negative: the unconditional prompts, one for all or one per conditional prompt, where the
             pipeline does not encode them itself.
         guided: whether batches have unconditional rows; None asks the pipeline.
-        strict: whether an operation that touched nothing is an error.
+        strict: whether an operation that touches nothing is an error.
 
     Raises:
-        InterpError: on entering, for what can not be hooked or does not exist; on leaving without
-            another exception, for operations that touched nothing.
+        InterpError: on entering, for what can not be hooked or does not exist; before a batch runs,
+            for operations that would touch none of its rows; on leaving without another exception,
+            for operations that touched nothing, and if the pipeline has another UNet by then.
     """
     prompts = [prompt for prompt, _ in patches]
     operations = [() if patch is None else patch.operations for _, patch in patches]

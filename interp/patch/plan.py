@@ -28,12 +28,14 @@ class LayerPlan:
     """What happens at one layer in one step.
 
     Attributes:
-        embeds: edits of every row, if all heads, keys and values share them.
+        rows: the edits of every row.
+        embeds: those of the embeddings, if all heads, keys and values share them.
         projected: otherwise, for keys and values, edits and the rows and heads that they are for.
         masked: the keys taken out of the softmax.
         silent: the outputs of the value projection that are put to zero.
     """
 
+    rows: RowEdits
     embeds: RowEdits | None
     projected: dict[str, list[tuple[RowEdits, Bool[Tensor, "row 1 head 1"]]]]
     masked: Bool[Tensor, "row position head 1"] | None
@@ -86,7 +88,7 @@ def plan_layer(
     silent = _taken_out("values", site, rows, heads, width, device)
     if by_head["k"] == by_head["v"] and len(by_head["k"]) == 1:
         (shared,) = by_head["k"]
-        return LayerPlan(shared if any(shared) else None, {}, masked, silent)
+        return LayerPlan(rows, shared if any(shared) else None, {}, masked, silent)
     projected = {
         side: [
             (mine, _chosen(mine, places, site).to(device))
@@ -95,7 +97,7 @@ def plan_layer(
         ]
         for side in SIDES
     }
-    return LayerPlan(None, projected, masked, silent)
+    return LayerPlan(rows, None, projected, masked, silent)
 
 
 def _chosen(rows: RowEdits, heads: Sequence[int], site: Site) -> Bool[Tensor, "row 1 head 1"]:

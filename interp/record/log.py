@@ -21,11 +21,14 @@ from torch import Tensor, nn
 
 from interp.denoiser.batch import BatchRows, RowReader
 from interp.denoiser.clock import StepClock
-from interp.denoiser.hooks import Hooks, hookable, is_fused, patches_on
+from interp.denoiser.exchanged import must_be_the_same, must_be_there
+from interp.denoiser.hooks import Hooks, hookable, patches_on
 from interp.denoiser.layers import Selector, Site, select
 from interp.denoiser.memory import GIB
+from interp.denoiser.processors import must_follow
 from interp.errors import InterpError
 from interp.record.dataset import SamplerRun, to_dataset
+from interp.record.layer import bias_of, grid, keys_of, probabilities
 from interp.record.recorders import Recorder, Seen, distinct, mass
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.results.provenance import describe, stamp
@@ -71,11 +74,13 @@ class Log:
         self._known: tuple[BatchRows | None, Tensor, Tensor] = (None, none, none)
         self._shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._size = (0, 0)
+        self._under_way = False
         self.reader = reader
         self.clock = StepClock(pipe, hooks)
         hooks.before(pipe.unet, self._begin)
-        for site in self.wanted:
-            layer = pipe.unet.get_submodule(site.path)
+        hooks.after(pipe.unet, self._end)
+        self._layers = {site: pipe.unet.get_submodule(site.path) for site in self.wanted}
+        for site, layer in self._layers.items():
             hooks.after(layer.to_q, partial(self._catch, site))
             hooks.after(layer, partial(self._see, site))
 
@@ -98,6 +103,7 @@ class Log:
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """A UNet call begins."""
+        must_be_there(module, self._layers)
         clock, batch = self.clock, self.reader.batch
         sample = args[0] if args else kwargs["sample"]
         self._size = (sample.shape[-2], sample.shape[-1])
@@ -117,39 +123,52 @@ class Log:
         if len(run.timesteps) == 1:
             self._project(len(self.pipe.scheduler.timesteps))
         run.begin(clock.step, clock.timestep)
+        self._under_way = True
+
+    def _end(self, *call: Any) -> None:
+        """A UNet call is over. Under gradient checkpointing its layers run again afterwards."""
+        self._under_way = False
 
     @torch.no_grad()
     def _see(self, site: Site, attention: Any, args: tuple, kwargs: dict, output: Any) -> None:
         """After a layer ran: work out its probabilities, and keep what recorders make of them."""
+        if not self._under_way:
+            return
+        must_follow(site, attention, args, kwargs, output)
         hidden = args[0]
         batch = self.reader.batch
         given = kwargs["encoder_hidden_states"]
         text = given[0] if isinstance(given, tuple) else given
         first = 0 if self.uncond else batch.uncond
-        keys = _keys(attention, text)
+        keys = keys_of(attention, text)
         queries = self._queries(site, attention, hidden)
-        size = self.runs[-1].sizes[site] = _grid(hidden.shape[1], self._size)
+        size = self.runs[-1].sizes[site] = grid(hidden.shape[1], self._size)
         category, members = self._codes(batch, text.device)
         rows = max(1, CHUNK // (site.heads * hidden.shape[1] * text.shape[1]))
         parts: dict[str, list[Tensor]] = {}
-        for start in range(first, len(text), rows):
-            piece = slice(start, start + rows)
-            bias = _bias(attention, kwargs.get("attention_mask"), len(text), text.shape[1], piece)
-            seen = Seen(
-                site,
-                probabilities(queries[piece], keys[piece], attention.scale, bias),
-                category[piece],
-                members[piece],
-                size,
-            )
-            for recorder in self.wanted[site]:
-                parts.setdefault(recorder.name, []).append(recorder(seen))
+        # Autocast would take products in half precision.
+        with torch.autocast(text.device.type, enabled=False):
+            for start in range(first, len(text), rows):
+                piece = slice(start, start + rows)
+                bias = bias_of(
+                    attention, kwargs.get("attention_mask"), len(text), text.shape[1], piece
+                )
+                seen = Seen(
+                    site,
+                    probabilities(queries[piece], keys[piece], attention.scale, bias),
+                    category[piece],
+                    members[piece],
+                    size,
+                )
+                for recorder in self.wanted[site]:
+                    parts.setdefault(recorder.name, []).append(recorder(seen))
         for name, pieces in parts.items():
             self._keep(name, site, torch.cat(pieces), first)
 
     def _catch(self, site: Site, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         """Queries are large and no patch changes them, so the layer's own are taken."""
-        self._caught[site] = (module, output.detach())
+        if self._under_way:
+            self._caught[site] = (module, output.detach())
 
     def _queries(
         self, site: Site, attention: Any, hidden: Float[Tensor, "row query channel"]
@@ -232,56 +251,8 @@ def record(
             a record that would exceed the budget.
     """
     chosen = distinct(recorders or (mass,))
+    unet = pipe.unet
     with Hooks() as hooks:
         reader = RowReader(pipe, hooks, tokens, negative, guided)
         yield Log(pipe, chosen, layers, uncond, budget, hooks, reader)
-
-
-def probabilities(
-    queries: Float[Tensor, "row head query inner"],
-    keys: Float[Tensor, "row head position inner"],
-    scale: float,
-    bias: Float[Tensor, "row head 1 position"] | None,
-) -> Float[Tensor, "row head query position"]:
-    """Attention probabilities, in float32 whatever the model's dtype.
-
-    Example:
-        >>> probabilities(queries, keys, attention.scale, None).sum(-1)     # all ones
-    """
-    # Scaling the few keys is cheaper than scaling the many logits, and copying them in the order
-    # in which the product reads them cheaper than letting it jump.
-    columns = rearrange(keys.float() * scale, "row head position inner -> row head inner position")
-    logits = queries.float() @ columns.contiguous()
-    return torch.softmax(logits if bias is None else logits + bias, dim=-1)
-
-
-def _keys(
-    attention: Any, text: Float[Tensor, "row position channel"]
-) -> Float[Tensor, "row head position inner"]:
-    # Calling the module, not its forward: patches of single heads are hooks on it.
-    projected = (
-        attention.to_kv(text).chunk(2, dim=-1)[0] if is_fused(attention) else attention.to_k(text)
-    )
-    return rearrange(
-        projected, "row position (head inner) -> row head position inner", head=attention.heads
-    )
-
-
-def _bias(
-    attention: Any, mask: Tensor | None, rows: int, length: int, piece: slice
-) -> Float[Tensor, "row head 1 position"] | None:
-    if mask is None:
-        return None
-    prepared = attention.prepare_attention_mask(mask, length, rows)
-    return rearrange(
-        prepared, "(row head) query position -> row head query position", head=attention.heads
-    )[piece].float()
-
-
-def _grid(queries: int, sample: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a layer with so many queries, in a UNet that halves its sample."""
-    height, width = sample
-    while height * width > queries:
-        # Convolutions of stride 2 round up.
-        height, width = (height + 1) // 2, (width + 1) // 2
-    return height, width
+    must_be_the_same([pipe.unet], [unet], "A recording")

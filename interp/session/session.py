@@ -27,7 +27,7 @@ from interp.results.hashes import tensor_sha256
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.session.batches import batches, labelled, labels
 from interp.session.generate import generate
-from interp.session.settings import Settings
+from interp.session.settings import Settings, text_alone
 from interp.session.start import Rewrite, Start, for_prompts
 from interp.text.encoding import encode
 from interp.text.prompt import Prompt
@@ -152,6 +152,7 @@ class Session(Settings):
         noise: Float[Tensor, "1 c h w"],
     ) -> Float[Tensor, "1 c h w"]:
         """Return `eps_c - eps_u` at the first step, differentiable in `embeds` and unit `noise`."""
+        text_alone(self.pipe)
         at = unet_call.from_noise(self.pipe, noise, self.steps)
         empty = self.unconditional
         with torch.set_grad_enabled(torch.is_grad_enabled() and noise.requires_grad):
@@ -170,6 +171,7 @@ class Session(Settings):
         latents: Tensor | None,
     ) -> xr.Dataset:
         """The one engine behind `run` and `trace`."""
+        text_alone(self.pipe)
         encoded, seeds = self._prompts(prompts), chosen_seeds(seeds)
         if not encoded or trajectory not in ("own", "clean"):
             raise InterpError(

@@ -161,3 +161,21 @@ def _check(
             "It blackens some images, and a black image has no similarity to anything.",
             "Load it with safety_checker=None, or set pipe.safety_checker = None.",
         )
+
+
+def text_alone(pipe: Any) -> None:
+    """Raise if the UNet takes an image with every prompt, which no session has.
+
+    Example:
+        >>> text_alone(pipe)        # before every run: an adapter may be loaded at any time
+
+    Raises:
+        InterpError: for a pipeline with an IP-Adapter.
+    """
+    if pipe.unet.config.encoder_hid_dim_type == "ip_image_proj":
+        raise InterpError(
+            f"A session was run on a {type(pipe).__name__} with an IP-Adapter.",
+            "The adapter takes an image with every prompt, and a session gives text alone.",
+            "Call pipe.unload_ip_adapter(); or call the pipeline itself, with its image, inside "
+            "patch.on(pipe) and record(pipe).",
+        )

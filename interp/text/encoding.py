@@ -18,12 +18,14 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from interp.errors import InterpError
-from interp.text.categories import EOT, PAD, around, categories
+from interp.text.categories import EOT, around, categories
 from interp.text.prompt import Prompt
 
 ASIDE: ContextVar[bool] = ContextVar("encoding aside", default=False)
 """True while the toolkit itself encodes during a run, which hooks on the encoder must not take for
 a prompt of the user's."""
+
+Ids = Integer[Tensor, " position"]
 
 
 def encode(
@@ -99,37 +101,6 @@ def embed(
     ), pooled
 
 
-def repad(pipe: Any, prompt: Prompt, token: str | int) -> Prompt:
-    """The same prompt with another pad token, encoded again.
-
-    Example:
-        >>> repad(pipe, prompt, "!").embeds[prompt.at("pad")]
-
-    Nothing of the tokenizer is changed: only the ids behind the prompt's end are. All zeros, which
-    SDXL gives its unconditional rows, are no encoding and stay what they are, as they do when the
-    tokenizer of its pipeline pads with something else.
-    """
-    if not bool(prompt.embeds.any()):
-        return prompt
-    pads = tuple(pad_id(tokenizer, token) for tokenizer, _ in encoders(pipe))
-    behind = prompt.category == PAD
-    given = [prompt.ids] if prompt.ids_2 is None else [prompt.ids, prompt.ids_2]
-    ids = [torch.where(behind, pad, row) for pad, row in zip(pads, given, strict=True)]
-    aside = ASIDE.set(True)
-    try:
-        embeds, pooled = embed(pipe, ids, (~behind).long())
-    finally:
-        ASIDE.reset(aside)
-    words = tuple(
-        _token(encoders(pipe)[0][0], pads[0]) if pad else word
-        for word, pad in zip(prompt.words, behind.tolist(), strict=True)
-    )
-    second = ids[1] if len(ids) > 1 else None
-    return Prompt(
-        prompt.text, ids[0], words, prompt.category, embeds, pooled, second, pads, prompt.truncated
-    )
-
-
 def from_ids(
     pipe: Any,
     ids: Integer[Tensor, " position"],
@@ -156,9 +127,10 @@ def from_ids(
     # Where pads are end-of-text tokens, a prompt that ends by spelling one out seems shorter than
     # it is. The other encoder, which pads with something else, shows its end: both read the same.
     if ids_2 is not None and not torch.equal(ids[: end + 1], ids_2[: end + 1]):
-        _agree(text, ends)
+        read = zip(tokenizers, (ids, ids_2), ends, strict=True)
+        _agree([one.decode(row[1:stop].tolist()) for one, row, stop in read], ends)
     codes = around(torch.arange(len(ids)), torch.tensor([end]))
-    words = tuple(_token(tokenizers[0], number) for number in ids.tolist())
+    words = tuple(word(tokenizers[0], number) for number in ids.tolist())
     pads = tuple(tokenizer.pad_token_id for tokenizer in tokenizers)
     return Prompt(text, ids, words, codes, embeds, ids_2=ids_2, pad_ids=pads)
 
@@ -206,14 +178,14 @@ def _encode_one(pipe: Any, text: str, pad_token: str | int | None) -> Prompt:
         ends.append(end)
         if number == 0:
             names = [
-                _token(tokenizer, kept[0]),
+                word(tokenizer, kept[0]),
                 *_words(shown, whole, end),
-                _token(tokenizer, kept[-1]),
+                word(tokenizer, kept[-1]),
             ]
-            words = tuple(names + [_token(tokenizer, pads[0])] * fill)
+            words = tuple(names + [word(tokenizer, pads[0])] * fill)
             if len(whole.input_ids) > limit:
                 cut = shown[whole.offset_mapping[limit - 1][0] :]
-    _agree(text, ends)
+    _agree([text, text], ends)
     if cut:
         warnings.warn(
             f"The prompt {text!r} is too long for the text encoder: {cut!r} was cut off.",
@@ -226,15 +198,23 @@ def _encode_one(pipe: Any, text: str, pad_token: str | int | None) -> Prompt:
     return Prompt(text, rows[0], words, codes, embeds, pooled, second, tuple(pads), cut)
 
 
-def _agree(text: str, ends: Sequence[int]) -> None:
-    """Raise unless the prompt ends at one position for all encoders."""
-    if len(set(ends)) > 1:
+def _agree(texts: Sequence[str], ends: Sequence[int]) -> None:
+    """Raise unless the prompt ends at one position for all encoders, given these texts."""
+    if len(set(ends)) == 1:
+        return
+    (first, second), counts = texts, f"{ends[0] - 1} and {ends[1] - 1} tokens"
+    if first.replace(" ", "") == second.replace(" ", ""):
         raise InterpError(
-            f"The categories of {text!r} were asked for.",
-            f"SDXL's two encoders see {ends[0] - 1} and {ends[1] - 1} tokens, so its positions "
-            "have no common category (the second tokenizer splits '!!' into two pad tokens).",
-            "Write it without repeated exclamation marks, and give both encoders the same text.",
+            f"The categories of {first!r} were asked for.",
+            f"SDXL's two tokenizers split it into {counts} (the second reads '!!' as two pad "
+            "tokens), so that its positions have no common category.",
+            "Write one '!' where there are several in a row.",
         )
+    raise InterpError(
+        f"The categories of {first!r} with prompt_2={second!r} were asked for.",
+        f"They have {counts}, so that positions have no category common to SDXL's two encoders.",
+        "Give both encoders the same text, or texts of as many tokens.",
+    )
 
 
 def _words(text: str, encoded: Any, end: int) -> list[str]:
@@ -249,5 +229,6 @@ def _words(text: str, encoded: Any, end: int) -> list[str]:
     return [text[first[number] : last[number]] for number in numbers]
 
 
-def _token(tokenizer: Any, number: int) -> str:
+def word(tokenizer: Any, number: int) -> str:
+    """How a tokenizer spells one token: `word(pipe.tokenizer, 0)` is '!'."""
     return tokenizer.decode([number])

@@ -13,6 +13,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttn
 import interp as ip
 from interp import InterpError, encode, entropy, maps, mass, record, sites, token_mass
 from interp.results.axes import DIMS
+from tests.pipelines import pipeline
 from tests.runs import TEXTS, from_embeds, latents
 
 
@@ -333,3 +334,45 @@ def test_overflow_is_not_taken_for_an_absent_head(sd1) -> None:
         latents(sd1)
     with pytest.raises(InterpError, match="mass of layer .* NaN, because something overflowed"):
         log.dataset()
+
+
+def test_the_backward_pass_of_gradient_checkpointing_is_not_recorded() -> None:
+    """It runs layers again: the record is that of the calls, and no graph breaks."""
+    pipe = pipeline("sd1")
+    prompt, _ = encode(pipe, [TEXTS[0], ""])
+    known = {"tokens": prompt, "guided": False}
+
+    def masses(checkpointing: bool) -> tuple[xr.DataArray, torch.Tensor]:
+        if checkpointing:
+            pipe.unet.enable_gradient_checkpointing()
+        embeds = prompt.embeds[None].clone().requires_grad_()
+        with record(pipe, **known) as log:
+            losses = []
+            for step in range(2):
+                log.clock.at(step)
+                sample = torch.full((1, 4, 16, 16), float(step))
+                losses.append(pipe.unet(sample, 500, embeds).sample.pow(2).sum())
+            (gradient,) = torch.autograd.grad(sum(losses), embeds)
+        return log.dataset().mass, gradient
+
+    (plain, gradient), (again, same) = masses(False), masses(True)
+    assert np.abs(plain[:, :, 0] - plain[:, :, 1]).max() > 1e-3
+    np.testing.assert_array_equal(plain, again)
+    assert torch.allclose(gradient, same, rtol=1e-4, atol=1e-4)
+    embeds = prompt.embeds[None].clone().requires_grad_()
+    with (
+        pytest.raises(InterpError, match="under gradient checkpointing"),
+        ip.zero("pad").on(pipe, **known),
+    ):
+        pipe.unet(torch.zeros(1, 4, 16, 16), 500, embeds)
+    with ip.zero("pad").on(pipe, **known), torch.no_grad():
+        pipe.unet(torch.zeros(1, 4, 16, 16), 500, embeds)
+
+
+def test_autocast_does_not_reach_the_record(pipe) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16), record(pipe, mass, token_mass) as log:
+        latents(pipe)
+    data = log.dataset()
+    for name, over in (("mass", "category"), ("token_mass", "position")):
+        total = data[name].sum(over, skipna=False)
+        np.testing.assert_allclose(total.where(data["head"] < data.n_heads, 1), 1, atol=1e-5)

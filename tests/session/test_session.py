@@ -336,3 +336,34 @@ def test_batches_do_not_decide_whether_a_patch_touched_something(one, budget):
     assert sd.run(["", "goat"], patch=zero("prompt"), record=mass).sizes["prompt"] == 2
     with pytest.raises(InterpError, match=r"zero\('prompt'\) .* touched nothing in 4 runs"):
         sd.run("", seeds=[0, 1], patch={"prompt": zero("prompt"), "pad": zero("pad")})
+
+
+def test_a_session_says_that_it_has_no_image_for_an_ip_adapter():
+    """Loaded before or after the session was made; without it the same as before."""
+    pipe = pipeline("sd1")
+    session = Session(pipe, steps=1)
+    before = session.run("a goat").image.values
+    width, keys = pipe.unet.config.cross_attention_dim, {}
+    for number, (name, _) in enumerate(pipe.unet.attn_processors.items()):
+        if name.endswith("attn2.processor"):
+            layer = pipe.unet.get_submodule(name.removesuffix(".processor"))
+            for side in "kv":
+                keys[f"{number}.to_{side}_ip.weight"] = torch.zeros(layer.inner_kv_dim, width)
+    projection = {
+        "proj.weight": torch.zeros(4 * width, 8),
+        "proj.bias": torch.zeros(4 * width),
+        "norm.weight": torch.ones(width),
+        "norm.bias": torch.zeros(width),
+    }
+    pipe.unet._load_ip_adapter_weights(
+        [{"image_proj": projection, "ip_adapter": keys}], low_cpu_mem_usage=False
+    )
+    with pytest.raises(InterpError, match="with an IP-Adapter.*Call pipe.unload_ip_adapter"):
+        session.run("a goat")
+    with pytest.raises(InterpError, match="with an IP-Adapter"):
+        session.trace("a goat", patch=zero("pad"))
+    prompt = session.encode("a goat")
+    with pytest.raises(InterpError, match="with an IP-Adapter"):
+        session.guidance_at_start(prompt, prompt.embeds, session.noise(0))
+    pipe.unload_ip_adapter()
+    assert np.array_equal(session.run("a goat").image.values, before)

@@ -8,7 +8,8 @@ import torch
 
 from interp import CATEGORIES, InterpError, Prompt, categories, encode
 from interp.text.categories import codes
-from interp.text.encoding import from_ids, repad
+from interp.text.encoding import from_ids
+from interp.text.repad import repad
 
 EOS, SOT = 49407, 49406
 
@@ -144,7 +145,7 @@ def test_an_unknown_pad_token_is_refused(sd1) -> None:
 
 
 def test_a_text_that_sdxl_splits_in_two_ways_is_refused(sdxl) -> None:
-    with pytest.raises(InterpError, match="see 2 and 3 tokens"):
+    with pytest.raises(InterpError, match=r"'wow!!'.* 2 and 3 tokens.*Write one '!'"):
         encode(sdxl, "wow!!")
 
 

@@ -1,0 +1,59 @@
+"""Which modules of a pipeline are given the text's embeddings, and so have to be patched.
+
+A ControlNet reads the text as the UNet does. Where another module does, patching the UNet alone
+would leave the prompt in the image, so that is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers.models import ControlNetModel, ControlNetUnionModel, MultiControlNetModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.controlnets.controlnet_xs import ControlNetXSAdapter
+from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUnionModel
+from torch import nn
+
+from interp.errors import InterpError
+
+CONTROLNETS = (ControlNetModel, ControlNetUnionModel)
+SEVERAL = (MultiControlNetModel, MultiControlNetUnionModel)
+
+
+def denoisers(pipe: Any) -> list[nn.Module]:
+    """The UNet, and the ControlNets beside it.
+
+    Example:
+        >>> [type(module).__name__ for module in denoisers(pipe)]
+        ['UNet2DConditionModel', 'ControlNetModel']
+
+    Raises:
+        InterpError: if something else in the pipeline attends to the text, or the UNet reads it
+            other than by attention.
+    """
+    embedded = getattr(getattr(pipe.unet, "config", None), "addition_embed_type", None)
+    if embedded in ("text", "text_image"):
+        raise InterpError(
+            f"A patch was to be put on a {type(pipe).__name__}.",
+            f"Its UNet also adds the text to the time embedding ({embedded!r}), where no patch "
+            "reaches it.",
+            "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
+        )
+    found = [pipe.unet]
+    for name in getattr(pipe, "config", {}):
+        part = getattr(pipe, name, None)
+        # ControlNet-XS is part of its UNet; the adapter is only what that was made from.
+        if not isinstance(part, nn.Module) or isinstance(part, ControlNetXSAdapter):
+            continue
+        if part is pipe.unet:
+            continue
+        if isinstance(part, (*CONTROLNETS, *SEVERAL)):
+            found += list(part.nets) if isinstance(part, SEVERAL) else [part]
+        elif any(isinstance(m, Attention) and m.is_cross_attention for m in part.modules()):
+            raise InterpError(
+                f"A patch was to be put on a {type(pipe).__name__}.",
+                f"Its {name}, a {type(part).__name__}, may attend to the text too, and is none of "
+                "those that can be patched: UNets and ControlNets.",
+                "Use a pipeline without it.",
+            )
+    return found

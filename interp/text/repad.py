@@ -1,0 +1,197 @@
+"""A prompt encoded again with other pads, in the way in which it was encoded at first.
+
+Embeddings come from the layer of the text encoder that `clip_skip` chose, at the LoRA scale of that
+call. Neither is known afterwards, so both are looked for: the prompt with its own pads must give
+the embeddings at hand. Embeddings that no layer gives, because they were weighted or learnt, are
+refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+
+from interp.errors import InterpError
+from interp.text.categories import PAD
+from interp.text.encoding import ASIDE, encoders, pad_id, word
+from interp.text.prompt import Prompt
+
+Embeds = Float[Tensor, "position channel"]
+Ids = Integer[Tensor, " position"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How embeddings were made: the state of each encoder that was taken, and the LoRA scale."""
+
+    states: tuple[int, ...]
+    scale: float
+
+
+def repad(pipe: Any, prompt: Prompt, token: str | int, given: Embeds | None = None) -> Prompt:
+    """The same prompt with another pad token, encoded again.
+
+    Example:
+        >>> repad(pipe, prompt, "!").embeds[prompt.at("pad")]
+
+    Nothing of the tokenizer is changed: only the ids behind the prompt's end are. All zeros, which
+    SDXL gives its unconditional rows, are no encoding and stay what they are, as they do when the
+    tokenizer of its pipeline pads with something else.
+
+    Args:
+        given: the embeddings that the UNet was given for this prompt; its own if None.
+
+    Raises:
+        InterpError: if the pipeline's encoders do not give these embeddings at any layer.
+    """
+    given = prompt.embeds if given is None else given
+    if not bool(given.any()):
+        return prompt
+    tokenizers = [tokenizer for tokenizer, _ in encoders(pipe)]
+    pads = tuple(pad_id(tokenizer, token) for tokenizer in tokenizers)
+    behind = prompt.category == PAD
+    before = [prompt.ids] if prompt.ids_2 is None else [prompt.ids, prompt.ids_2]
+    ids = [torch.where(behind, pad, row) for pad, row in zip(pads, before, strict=True)]
+    aside = ASIDE.set(True)
+    try:
+        recipe = _recipe(pipe, before, (~behind).long(), given)
+        if recipe is None:
+            raise InterpError(
+                f"{prompt!r} was to be encoded again with the pad token {token!r}.",
+                "No layer of the text encoder gives its embeddings: they were weighted, learnt or "
+                "edited, or the encoder has changed since.",
+                "Give the pipeline text, or embeddings that are its encoder's: "
+                "interp.encode(pipe, text).",
+            )
+        states, pooled = _states(pipe, ids, (~behind).long(), recipe.scale)
+    finally:
+        ASIDE.reset(aside)
+    parts = [found[number] for found, number in zip(states, recipe.states, strict=True)]
+    words = tuple(
+        word(tokenizers[0], pads[0]) if pad else spelled
+        for spelled, pad in zip(prompt.words, behind.tolist(), strict=True)
+    )
+    second, dtype = (ids[1] if len(ids) > 1 else None), _dtype(pipe)
+    return Prompt(
+        prompt.text,
+        ids[0],
+        words,
+        prompt.category,
+        torch.cat(parts, dim=-1).to(dtype),
+        pooled,
+        second,
+        pads,
+        prompt.truncated,
+    )
+
+
+def _recipe(
+    pipe: Any, ids: Sequence[Ids], mask: Integer[Tensor, " position"], given: Embeds
+) -> Recipe | None:
+    """The states and the scale that give these embeddings best, if they give them at all."""
+    given = given.detach().float()
+    # Encoded in another batch, a prompt's embeddings are rounded differently.
+    best, error = None, max(1e-3, 8 * torch.finfo(_dtype(pipe)).eps)
+    for scale in _scales(pipe):
+        states, _ = _states(pipe, ids, mask, scale)
+        if sum(found[0].shape[-1] for found in states) != given.shape[-1]:
+            return None
+        chosen, worst, start = [], 0.0, 0
+        for found in states:
+            part = given[:, start : start + found[0].shape[-1]]
+            start += part.shape[-1]
+            errors = [float((one.to(part) - part).norm() / part.norm()) for one in found]
+            chosen.append(min(range(len(found)), key=errors.__getitem__))
+            worst = max(worst, min(errors))
+        if worst < error:
+            best, error = Recipe(tuple(chosen), scale), worst
+    return best
+
+
+def _dtype(pipe: Any) -> torch.dtype:
+    last: Any = encoders(pipe)[-1][1]
+    return last.dtype
+
+
+def _scales(pipe: Any) -> list[float]:
+    """The LoRA scales at which the pipeline's last call may have encoded."""
+    said = (getattr(pipe, "cross_attention_kwargs", None) or {}).get("scale")
+    tried = [1.0, said, getattr(pipe, "_lora_scale", None)]
+    adapted = any(_adapters(encoder) for _, encoder in encoders(pipe))
+    return list(dict.fromkeys(s for s in tried if s is not None)) if adapted else [1.0]
+
+
+def _states(
+    pipe: Any, ids: Sequence[Ids], mask: Integer[Tensor, " position"], scale: float
+) -> tuple[list[list[Embeds]], Float[Tensor, " pooled"] | None]:
+    """Everything that each encoder's layers give, and SDXL's pooled embedding.
+
+    In order: the last state, all states as they are, as SDXL takes them, and the same through the
+    last normalisation, as SD takes them.
+    """
+    device = pipe._execution_device
+    found, pooled = [], None
+    for (_, encoder), row in zip(encoders(pipe), ids, strict=True):
+        masked = getattr(encoder.config, "use_attention_mask", False)
+        asked = {}
+        if masked and not hasattr(pipe, "text_encoder_2"):
+            asked["attention_mask"] = rearrange(mask, "position -> 1 position").to(device)
+        with torch.no_grad(), _scaled(encoder, scale), _between(encoder) as between:
+            output = encoder(rearrange(row, "position -> 1 position").to(device), **asked)
+            norms = [m for n, m in encoder.named_modules() if n.endswith("final_layer_norm")]
+            normed = [norm(state) for norm in norms for state in between]
+        every = (output.last_hidden_state, *between, *normed)
+        found.append([rearrange(one, "1 position channel -> position channel") for one in every])
+        if output[0].ndim == 2:
+            pooled = rearrange(output[0], "1 pooled -> pooled")
+    return found, pooled
+
+
+@contextmanager
+def _between(encoder: nn.Module) -> Iterator[list[Tensor]]:
+    """What its layers are given and return while it runs.
+
+    Not by asking for its hidden states, which transformers answers with hooks that stay for good.
+    """
+    states: list[Tensor] = []
+    layers = next((part for part in encoder.modules() if isinstance(part, nn.ModuleList)), ())
+
+    def given(layer: nn.Module, args: tuple) -> None:
+        states.append(args[0])
+
+    def returned(layer: nn.Module, args: tuple, output: Any) -> None:
+        states.append(output[0] if isinstance(output, tuple) else output)
+
+    handles = [layer.register_forward_hook(returned) for layer in layers]
+    if layers:
+        handles.append(layers[0].register_forward_pre_hook(given))  # type: ignore[index]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _adapters(encoder: nn.Module) -> list[nn.Module]:
+    """The layers of a LoRA, which keep a scale for each adapter."""
+    return [m for m in encoder.modules() if isinstance(getattr(m, "scaling", None), dict)]
+
+
+@contextmanager
+def _scaled(encoder: nn.Module, scale: float) -> Iterator[None]:
+    """The encoder with its adapters scaled, as the pipeline scales them while it encodes."""
+    before = [(layer, dict(layer.scaling)) for layer in _adapters(encoder)]  # type: ignore[arg-type]
+    for layer, scales in before:
+        layer.scaling = {name: usual * scale for name, usual in scales.items()}  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for layer, scales in before:
+            layer.scaling = scales  # type: ignore[assignment]
