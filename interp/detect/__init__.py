@@ -1,8 +1,12 @@
-"""Detectors: is this prompt memorized? Each is a function of one recorded trace.
+"""Detectors: is this prompt memorized? Most are functions of one recorded trace, others of a case.
 
     trace = sd.trace(prompts, seeds=range(4), record=detect.recorders(sd.pipe))
     detect.scores(trace)                                   # every detector, (prompt, seed)
     detect.guidance_norm(trace)                            # one of them, (prompt, seed, step)
+
+    case = detect.Case(sd, prompt, seeds=4)                # gradients, several images, and more
+    detect.examine(case)                                   # every detector, one run
+    detect.seed_likeness(case)                             # one of them, (seed)
 
 Scores grow with memorization. A threshold is no part of a detector: `calibrate` it on controls; a
 `Calibration` holds those of all detectors on one model, and answers.
@@ -11,27 +15,41 @@ Scores grow with memorization. A threshold is no part of a detector: `calibrate`
 from interp.detect.bright_ending import bright_ending
 from interp.detect.calibrate import calibrate
 from interp.detect.calibration import Calibration, Verdict
+from interp.detect.case import Case
 from interp.detect.entropy import attention_entropy, early_entropy, late_entropy
+from interp.detect.extraction import clique_size
 from interp.detect.guidance import guidance_norm
+from interp.detect.noise_likeness import noise_likeness
+from interp.detect.one_step import one_step_distance
+from interp.detect.registry import METHODS, Method, examine
 from interp.detect.roc import roc
 from interp.detect.score_change import score_change
 from interp.detect.scores import DETECTORS, Detector, ready, recorders, scan, scores
+from interp.detect.seed_likeness import seed_likeness
 
 __all__ = [
     "DETECTORS",
+    "METHODS",
     "Calibration",
+    "Case",
     "Detector",
+    "Method",
     "Verdict",
     "attention_entropy",
     "bright_ending",
     "calibrate",
+    "clique_size",
     "early_entropy",
+    "examine",
     "guidance_norm",
     "late_entropy",
+    "noise_likeness",
+    "one_step_distance",
     "ready",
     "recorders",
     "roc",
     "scan",
     "score_change",
     "scores",
+    "seed_likeness",
 ]
