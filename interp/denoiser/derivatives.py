@@ -26,7 +26,7 @@ def jvp(f: Prediction, x: Tensor, v: Tensor, difference: int | float | None = No
 
     Args:
         f: maps rows to rows, each by itself.
-        x, v: where, and along what, `[row, ...]` both.
+        x, v: where, and along what, `[row, ...]` both; what comes out is linear in `v`.
         difference: None differentiates exactly, in forward mode. Flash kernels have no such
             derivative, so PyTorch's attention takes its plain one meanwhile. For kernels of
             others that have none either (xFormers), a length: the central finite difference
@@ -36,6 +36,7 @@ def jvp(f: Prediction, x: Tensor, v: Tensor, difference: int | float | None = No
     Raises:
         InterpError: some operation in `f` has no forward derivative.
     """
+    v = v.to(x)
     if difference is not None:
         return _central(f, x, v, difference)
     try:
@@ -60,7 +61,7 @@ def vjp(f: Prediction, x: Tensor, u: Tensor) -> Tensor:
         >>> vjp(lambda z: unet_call.predict(pipe, z, t, abar, embeds, None), latents, eps)
     """
     at, value = _graph(f, x)
-    return torch.autograd.grad(value, at, u)[0]
+    return torch.autograd.grad(value, at, u.to(value))[0]
 
 
 def diagonal(f: Prediction, x: Tensor, probes: Tensor) -> Tensor:

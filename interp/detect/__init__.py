@@ -16,16 +16,19 @@ from interp.detect.bright_ending import bright_ending
 from interp.detect.calibrate import calibrate
 from interp.detect.calibration import Calibration, Verdict
 from interp.detect.case import Case
+from interp.detect.condition_jacobian import condition_jacobian
 from interp.detect.entropy import attention_entropy, early_entropy, late_entropy
 from interp.detect.extraction import clique_size
 from interp.detect.guidance import guidance_norm
 from interp.detect.noise_likeness import noise_likeness
 from interp.detect.one_step import one_step_distance
+from interp.detect.pull_back import pull_back
 from interp.detect.registry import METHODS, Method, examine
 from interp.detect.roc import roc
 from interp.detect.score_change import score_change
 from interp.detect.scores import DETECTORS, Detector, ready, recorders, scan, scores
 from interp.detect.seed_likeness import seed_likeness
+from interp.detect.sharpness import sharpness
 
 __all__ = [
     "DETECTORS",
@@ -39,12 +42,14 @@ __all__ = [
     "bright_ending",
     "calibrate",
     "clique_size",
+    "condition_jacobian",
     "early_entropy",
     "examine",
     "guidance_norm",
     "late_entropy",
     "noise_likeness",
     "one_step_distance",
+    "pull_back",
     "ready",
     "recorders",
     "roc",
@@ -52,4 +57,5 @@ __all__ = [
     "score_change",
     "scores",
     "seed_likeness",
+    "sharpness",
 ]

@@ -29,8 +29,8 @@ def clique_size(case: Case, threshold: float = 0.15, tiles: int = 4) -> xr.DataA
         tiles: along each side: 4, which is tiles of 128 in an image of 512.
 
     Source: Carlini et al., "Extracting Training Data from Diffusion Models", USENIX Security 2023,
-    section 4.2: 500 images of each of 350,000 captions, and cliques of 10 or more. Their code is
-    not public, and how they found the largest clique is not known to us.
+    section 4.2: 500 images of each of 350,000 captions, and cliques of 10 or more. We have not seen
+    how their own search for the largest clique works; this one tries all that may be the largest.
 
     Raises:
         InterpError: there is one seed only, or tiles do not divide the image.

@@ -15,11 +15,14 @@ import xarray as xr
 
 from interp.denoiser.unet_call import calls_per_run
 from interp.detect.case import Case
+from interp.detect.condition_jacobian import condition_jacobian
 from interp.detect.extraction import clique_size
 from interp.detect.noise_likeness import noise_likeness
 from interp.detect.one_step import one_step_distance
+from interp.detect.pull_back import pull_back
 from interp.detect.scores import DETECTORS, Detector
 from interp.detect.seed_likeness import seed_likeness
+from interp.detect.sharpness import sharpness
 from interp.errors import InterpError
 from interp.results.provenance import stamp
 from interp.session import Session
@@ -84,6 +87,9 @@ METHODS: Mapping[str, Method] = {
     "clique size": Method(clique_size, ("images", "seeds")),
     "one step distance": Method(one_step_distance, (), 2),
     "noise likeness": Method(noise_likeness, ("seeds",), 3),
+    "sharpness": Method(sharpness, ("gradients",), 4, 2),
+    "pull back": Method(pull_back, ("gradients",), 4, 2),
+    "condition Jacobian": Method(condition_jacobian, ("gradients",), 3, 1),
 }
 
 

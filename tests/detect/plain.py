@@ -6,8 +6,8 @@ import torch
 class Plain:
     """`eps_c` and `eps_u` of one text as functions of latents and timestep, without the toolkit."""
 
-    def __init__(self, pipe, text):
-        self.pipe = pipe
+    def __init__(self, pipe, text, size=16):
+        self.pipe, self.size = pipe, size
         with torch.no_grad():
             self.c, self.u = pipe.encode_prompt(text, "cpu", 1, True, negative_prompt="")[:2]
 
@@ -34,8 +34,9 @@ class Plain:
         return self.pipe.scheduler.timesteps.tolist()
 
     def noise(self, seed):
-        size = self.pipe.unet.config.sample_size
-        return torch.randn(1, 4, size, size, generator=torch.Generator().manual_seed(seed))
+        return torch.randn(
+            1, 4, self.size, self.size, generator=torch.Generator().manual_seed(seed)
+        )
 
 
 def jacobian(f, z):

@@ -15,7 +15,7 @@ SEEDS = (0, 5)
 
 @pytest.fixture(params=["sd1", "sd2"])
 def sd(request):
-    return ip.Session(request.getfixturevalue(request.param), steps=4)
+    return ip.Session(request.getfixturevalue(request.param), steps=4, height=16, width=16)
 
 
 @pytest.fixture
