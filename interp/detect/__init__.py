@@ -12,16 +12,19 @@ Scores grow with memorization. A threshold is no part of a detector: `calibrate`
 `Calibration` holds those of all detectors on one model, and answers.
 """
 
+from interp.detect.anisotropy import alignment, anisotropy
 from interp.detect.bright_ending import bright_ending
 from interp.detect.calibrate import calibrate
 from interp.detect.calibration import Calibration, Verdict
 from interp.detect.case import Case
 from interp.detect.condition_jacobian import condition_jacobian
+from interp.detect.dimension import flipd, low_dimension
 from interp.detect.entropy import attention_entropy, early_entropy, late_entropy
 from interp.detect.extraction import clique_size
 from interp.detect.guidance import guidance_norm
 from interp.detect.noise_likeness import noise_likeness
 from interp.detect.one_step import one_step_distance
+from interp.detect.p_laplace import convergence, p_laplacian
 from interp.detect.pull_back import pull_back
 from interp.detect.registry import METHODS, Method, examine
 from interp.detect.roc import roc
@@ -38,17 +41,23 @@ __all__ = [
     "Detector",
     "Method",
     "Verdict",
+    "alignment",
+    "anisotropy",
     "attention_entropy",
     "bright_ending",
     "calibrate",
     "clique_size",
     "condition_jacobian",
+    "convergence",
     "early_entropy",
     "examine",
+    "flipd",
     "guidance_norm",
     "late_entropy",
+    "low_dimension",
     "noise_likeness",
     "one_step_distance",
+    "p_laplacian",
     "pull_back",
     "ready",
     "recorders",

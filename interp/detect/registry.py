@@ -14,11 +14,14 @@ from typing import Literal
 import xarray as xr
 
 from interp.denoiser.unet_call import calls_per_run
+from interp.detect.anisotropy import anisotropy
 from interp.detect.case import Case
 from interp.detect.condition_jacobian import condition_jacobian
+from interp.detect.dimension import low_dimension
 from interp.detect.extraction import clique_size
 from interp.detect.noise_likeness import noise_likeness
 from interp.detect.one_step import one_step_distance
+from interp.detect.p_laplace import convergence
 from interp.detect.pull_back import pull_back
 from interp.detect.scores import DETECTORS, Detector
 from interp.detect.seed_likeness import seed_likeness
@@ -87,9 +90,12 @@ METHODS: Mapping[str, Method] = {
     "clique size": Method(clique_size, ("images", "seeds")),
     "one step distance": Method(one_step_distance, (), 2),
     "noise likeness": Method(noise_likeness, ("seeds",), 3),
+    "anisotropy": Method(anisotropy, (), 4),
     "sharpness": Method(sharpness, ("gradients",), 4, 2),
     "pull back": Method(pull_back, ("gradients",), 4, 2),
     "condition Jacobian": Method(condition_jacobian, ("gradients",), 3, 1),
+    "low dimension": Method(low_dimension, ("run", "gradients"), 2, 2),
+    "convergence": Method(convergence, ("run", "gradients"), 2, 2),
 }
 
 

@@ -9,7 +9,8 @@ from diffusers import EulerDiscreteScheduler
 
 import interp as ip
 from interp.attribute.likeness import ms_ssim, stretched
-from interp.detect import Case, noise_likeness, one_step_distance
+from interp.detect import Case, alignment, anisotropy, noise_likeness, one_step_distance
+from interp.errors import InterpError
 from tests.detect.plain import Plain
 from tests.runs import TEXTS
 
@@ -56,3 +57,22 @@ def test_noise_likeness_is_the_most_alike_pair(sd):
     first, second = (torch.cat([pair[n] for pair in pairs]) for n in (0, 1))
     found = noise_likeness(Case(sd, TEXTS[0], seeds))
     assert found.item() == pytest.approx(float(ms_ssim(first, second).max()), abs=1e-4)
+
+
+def test_anisotropy_is_a_norm_and_a_cosine_on_the_same_noise(sd):
+    plain = Plain(sd.pipe, TEXTS[0])
+    first, *_, third_last, _, _ = plain.timesteps(5)
+    lengths, cosines = [], []
+    with torch.no_grad():
+        for z in map(plain.noise, SEEDS):
+            lengths.append(plain.delta(z, first).flatten().norm().item())
+            u, delta = plain.eps_u(z, third_last)[0], plain.delta(z, third_last)[0]
+            cosine = (u * delta).sum(0) / (u.norm(dim=0) * delta.norm(dim=0))
+            cosines.append(cosine.mean().item())
+    case = Case(sd, TEXTS[0], SEEDS)
+    np.testing.assert_allclose(alignment(case), cosines, rtol=1e-3, atol=1e-5)
+    expected = np.array(lengths) + 2 * np.array(cosines)
+    np.testing.assert_allclose(anisotropy(case), expected, rtol=1e-3)
+    np.testing.assert_allclose(anisotropy(case, (0.5, 0.0)), 0.5 * np.array(lengths), rtol=1e-3)
+    with pytest.raises(InterpError, match="has 5 steps"):
+        anisotropy(case, step=-6)
