@@ -18,6 +18,8 @@ from interp.detect.calibrate import calibrate
 from interp.detect.calibration import Calibration, Verdict
 from interp.detect.case import Case
 from interp.detect.condition_jacobian import condition_jacobian
+from interp.detect.curvature import curvature, curvature_map, guidance_map
+from interp.detect.decomposition import decomposition, early_image
 from interp.detect.dimension import flipd, low_dimension
 from interp.detect.entropy import attention_entropy, early_entropy, late_entropy
 from interp.detect.extraction import clique_size
@@ -32,6 +34,7 @@ from interp.detect.score_change import score_change
 from interp.detect.scores import DETECTORS, Detector, ready, recorders, scan, scores
 from interp.detect.seed_likeness import seed_likeness
 from interp.detect.sharpness import sharpness
+from interp.detect.update_norm import instability, update_norm
 
 __all__ = [
     "DETECTORS",
@@ -49,10 +52,16 @@ __all__ = [
     "clique_size",
     "condition_jacobian",
     "convergence",
+    "curvature",
+    "curvature_map",
+    "decomposition",
     "early_entropy",
+    "early_image",
     "examine",
     "flipd",
+    "guidance_map",
     "guidance_norm",
+    "instability",
     "late_entropy",
     "low_dimension",
     "noise_likeness",
@@ -67,4 +76,5 @@ __all__ = [
     "scores",
     "seed_likeness",
     "sharpness",
+    "update_norm",
 ]

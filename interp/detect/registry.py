@@ -17,6 +17,8 @@ from interp.denoiser.unet_call import calls_per_run
 from interp.detect.anisotropy import anisotropy
 from interp.detect.case import Case
 from interp.detect.condition_jacobian import condition_jacobian
+from interp.detect.curvature import PROBES, curvature, guidance_map
+from interp.detect.decomposition import early_image
 from interp.detect.dimension import low_dimension
 from interp.detect.extraction import clique_size
 from interp.detect.noise_likeness import noise_likeness
@@ -26,7 +28,9 @@ from interp.detect.pull_back import pull_back
 from interp.detect.scores import DETECTORS, Detector
 from interp.detect.seed_likeness import seed_likeness
 from interp.detect.sharpness import sharpness
+from interp.detect.update_norm import instability
 from interp.errors import InterpError
+from interp.results.axes import LATENT
 from interp.results.provenance import stamp
 from interp.session import Session
 
@@ -96,6 +100,10 @@ METHODS: Mapping[str, Method] = {
     "condition Jacobian": Method(condition_jacobian, ("gradients",), 3, 1),
     "low dimension": Method(low_dimension, ("run", "gradients"), 2, 2),
     "convergence": Method(convergence, ("run", "gradients"), 2, 2),
+    "curvature": Method(curvature, ("run", "gradients"), 2, 2 * PROBES),
+    "guidance map": _of_trace(lambda trace: guidance_map(trace).mean(LATENT[1:])),
+    "instability": Method(instability, ("run", "controls")),
+    "early image": Method(early_image, ("run", "training image")),
 }
 
 
