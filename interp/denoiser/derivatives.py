@@ -81,7 +81,7 @@ def diagonal(f: Prediction, x: Tensor, probes: Tensor) -> Tensor:
     Source: Hutchinson 1990; Bekas, Kokiopoulou and Saad 2007 for the diagonal.
     """
     at, value = _graph(f, x)
-    found = torch.zeros_like(x)
+    found = torch.zeros_like(value)
     for probe in probes:
         along = probe.to(value).expand_as(value)
         found += along * torch.autograd.grad(value, at, along, retain_graph=True)[0]

@@ -80,3 +80,17 @@ def test_condition_jacobian_is_the_slope_at_the_prompt(case, plain):
 @pytest.mark.parametrize("detector", [sharpness, condition_jacobian])
 def test_the_empty_prompt_has_none(sd, detector):
     assert float(abs(detector(Case(sd, "", [0]))).max()) == pytest.approx(0, abs=1e-5)
+
+
+def test_sdxls_pooled_embeddings_are_there_too(sdxl):
+    """Against finite differences of the session's own guidance at the first step."""
+    sd = ip.Session(sdxl, steps=5, height=16, width=16)
+    prompt, noise = sd.encode(TEXTS[0]), sd.noise(5)
+    sdxl.scheduler.set_timesteps(5)
+    abar = float(sdxl.scheduler.alphas_cumprod[sdxl.scheduler.timesteps[0]])
+    with torch.no_grad():
+        delta = sd.guidance_at_start(prompt, prompt.embeds, noise)
+        step = 0.05 * delta / delta.norm()
+        ends = [sd.guidance_at_start(prompt, prompt.embeds, noise + way * step) for way in (1, -1)]
+        slope = (ends[0] - ends[1]).norm() / 0.1 * delta.norm() / (1 - abar)
+    assert sharpness(Case(sd, prompt, [5])).item() == pytest.approx(slope.item(), rel=0.02)
