@@ -25,10 +25,10 @@ notebooks: $(INSTALLED)
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# For every change: no training, sweeps, browsers, notebooks or wheels, which `make test` has.
+# For every change: no training, sweeps, reports, browsers, notebooks or wheels, which `make test` has.
 check: lint
-	@$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow" --ignore tests/organism \
-	    --ignore tests/sweep --ignore tests/analyses --ignore tests/test_notebooks.py
+	@$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow" --ignore tests/organism --ignore tests/sweep \
+	    --ignore tests/report --ignore tests/analyses --ignore tests/test_notebooks.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache

@@ -40,17 +40,19 @@ def hook_count(pipe: Any) -> int:
 
 @pytest.fixture
 def make_pipe() -> Iterator[Any]:
-    """Shared pipelines by kind and dtype; a test that leaves a hook on one fails."""
+    """Shared pipelines by kind and dtype; a test that leaves one changed fails."""
     used = {}
 
     def make(kind: str, dtype: torch.dtype = torch.float32) -> Any:
         pipe = _pipeline(kind, dtype)
-        used.setdefault((kind, dtype), (pipe, hook_count(pipe)))
+        used.setdefault((kind, dtype), (pipe, hook_count(pipe), dict(pipe.components)))
         return pipe
 
     yield make
-    for pipe, before in used.values():
-        assert hook_count(pipe) == before
+    for pipe, hooks, components in used.values():
+        assert hook_count(pipe) == hooks
+        left = [name for name, part in pipe.components.items() if part is not components[name]]
+        assert not left, "a shared pipeline has other parts now"
 
 
 @pytest.fixture(params=KINDS)

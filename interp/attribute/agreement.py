@@ -31,12 +31,12 @@ def agreement(exact: xr.Dataset, estimate: xr.Dataset, by: Sequence[str] = ()) -
         `exact` and `estimate` on the axes of the exact map, and `spearman` over their cells.
 
     Raises:
-        InterpError: if the exact map is of another trajectory, or no cells are common.
+        InterpError: the exact map is not of the clean trajectory, or the maps share no cell.
     """
     if "step" not in exact.clean.dims or "direction" in exact.dims:
         raise InterpError(
             f"An exact map with axes {tuple(exact['value'].dims)} was to be compared.",
-            "Estimates are of patching single cells of the clean trajectory.",
+            "An estimate is of single cells on the clean trajectory.",
             "Trace with trajectory='clean' and direction='necessary', or select that direction.",
         )
     change = exact["value"] - exact.clean

@@ -145,7 +145,7 @@ def significance(
         >>> significance(sd, a, seeds=range(4)).significance.mean("step").sel(position=slice(1, 7))
 
     `sig_i = | d mean over seeds of |eps_c - eps_u| / d e_i |`, for the embeddings that the UNet is
-    given, at every step of the clean trajectory. A size, not a share: it has no sign and no sum.
+    given, at every step of the clean trajectory. A magnitude: it has neither sign nor sum.
 
     Returns:
         `significance(prompt, step, position)`, with `word` and `category` of every position.
@@ -266,7 +266,7 @@ def _held(prompt: Prompt) -> list[str]:
 
 
 def _positions(prompts: Sequence[Prompt]) -> dict[str, object]:
-    """What stands at the positions."""
+    """Word and category of every position."""
     names = [[CATEGORIES[code] for code in prompt.category.tolist()] for prompt in prompts]
     return {
         "prompt": range(len(prompts)),

@@ -78,8 +78,8 @@ def clean_points(
         >>> points = clean_points(sd, a, seeds=range(4), steps=slice(0, 10))
 
     Raises:
-        InterpError: for a session without guidance, whose runs predict no unconditional noise, or
-            steps that a run has not.
+        InterpError: the session has no guidance and so no unconditional predictions, or the run
+            has no such steps.
     """
     if not session.guided:
         raise InterpError(
@@ -130,14 +130,14 @@ def points_of(session: Session, prompt: Prompt, trace: xr.Dataset, steps: Sequen
 
 
 def chosen_steps(steps: Steps | str, calls: int) -> list[int]:
-    """Which of a run's steps are meant; "all" and None are all.
+    """The steps of a run that `steps` selects; "all" and None select all.
 
     Example:
         >>> chosen_steps(slice(40, None), calls=50)[:2]
         [40, 41]
 
     Raises:
-        InterpError: if none of them is.
+        InterpError: it selects none.
     """
     if isinstance(steps, str):
         steps = None if steps == "all" else ()
@@ -145,7 +145,7 @@ def chosen_steps(steps: Steps | str, calls: int) -> list[int]:
     if not found:
         raise InterpError(
             "Steps of a run were chosen.",
-            f"It has {calls} steps, counted from 0, and none of them is meant.",
+            f"It has {calls} steps, counted from 0, and none of them was selected.",
             "Name some of them, as a number, several, or a slice; or 'all'.",
         )
     return found

@@ -93,7 +93,7 @@ def resumed(unet: nn.Module, memory: Memory, first: int, copies: int) -> Iterato
 
 @contextmanager
 def _answering(module: nn.Module, output: Any, copies: int) -> Iterator[None]:
-    """The module gives this output, whatever it is asked."""
+    """Make the module return this output, whatever its input."""
     missing = object()
     before = vars(module).get("forward", missing)
 

@@ -66,9 +66,10 @@ def causal_trace(
 
     "necessary" applies the patch in one cell of the clean run; "sufficient" applies it everywhere
     else, so that the cell alone keeps what the prompt has. `effect` is `(value - corrupted) /
-    (clean - corrupted)`, where the corrupted run is patched everywhere: of a necessary cell it is
-    near 0 (the patch there does what it does everywhere), of a sufficient one near 1. To put a
-    prompt's embeddings into a control's run instead, trace the control under `swap(..., donor=a)`.
+    (clean - corrupted)`, where the corrupted run is patched everywhere. It is near 0 for a
+    necessary cell (patched alone, it does what the whole patch does), and near 1 for a sufficient
+    one. To put a prompt's embeddings into a control's run instead, trace the control under
+    `swap(..., donor=a)`.
 
     Args:
         session: pipeline and settings.
@@ -89,7 +90,7 @@ def causal_trace(
 
     Returns:
         `value` and `effect` over `(direction, patch, side, prompt, seed, step, layer, head)`, as
-        far as they are axes, NaN for heads that a layer has not; `clean` and `corrupted`, which
+        far as they are axes, NaN where a layer has no such head; `clean` and `corrupted`, which
         have a step only on the clean trajectory. Attributes `unet_rows` and `unet_rows_naive` say
         what it cost, in rows of the UNet, and what one generation per cell would.
 
@@ -241,8 +242,8 @@ def _single(value: Value, patches: Sequence[Patch]) -> NoiseValue:
     if not isinstance(value, NoiseValue) or value.steps is not None:
         raise InterpError(
             f"{value_name(value)} on the clean trajectory was asked for.",
-            "There every step is by itself: only values of the noise predictions of one step "
-            "exist, without steps of their own.",
+            "Steps are evaluated one by one there, so the value has to be of noise predictions, "
+            "without steps= of its own.",
             "Use guidance() or noise_value(f) and say steps= of the cells, or trajectory='own'.",
         )
     for patch in patches:

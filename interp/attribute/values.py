@@ -48,7 +48,7 @@ class NoiseValue:
         return self.function(eps_c.float(), eps_u.float())
 
     def chosen(self, steps: int) -> list[int]:
-        """Which of so many steps are averaged over.
+        """The steps, of so many, that are averaged over.
 
         Raises:
             InterpError: if none of them is meant.

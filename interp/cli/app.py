@@ -17,6 +17,7 @@ COMMANDS = {
     "sweep": "Prompts x seeds x edits into a store that opens with plain xarray.",
     "calibrate": "The detectors' levels on prompts that are not memorized, for `inspect`.",
     "ablate": "Every intervention and mitigation on memorized prompts, as tables and figures.",
+    "reproduce": "A paper's tables beside ours: its prompts, seeds, sampler, and agreement.",
     "report": "One HTML page: how many prompts are memorized, what drives it, what removes it.",
     "organism": "Build the embedded model, or its twin, and measure it.",
 }

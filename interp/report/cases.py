@@ -31,7 +31,7 @@ class Case:
     views: int = UNKNOWN
 
 
-def chosen(memorized: Path | None, controls: Path | None, limit: int) -> list[Case]:
+def chosen(memorized: Path | None, controls: Path | None, limit: int | None) -> list[Case]:
     """The prompts of the files, or those of the embedded model where no file is given.
 
     Example:

@@ -15,6 +15,7 @@ import xarray as xr
 from interp.metrics import CLIPScore, Diversity, Metric
 from interp.patch import Patch
 from interp.report.subject import Subject
+from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Rewrite, Session
 from interp.sweep import sweep
 
@@ -25,11 +26,12 @@ def generate(
     session: Session,
     cases: Sequence[Subject],
     edits: Mapping[str, Patch | Rewrite],
-    seeds: int,
+    seeds: Seeds,
     *,
     store: str | os.PathLike[str],
     similarity: Metric,
     fidelity: CLIPScore | None = None,
+    more: Mapping[str, Any] | None = None,
     client: Any = None,
 ) -> xr.Dataset:
     """Return images of every prompt under every edit, and how alike they are to what.
@@ -42,10 +44,11 @@ def generate(
         session: pipeline and settings.
         cases: prompts with what is known of them.
         edits: by name; the unedited image comes first by itself.
-        seeds: images of each prompt under each edit.
+        seeds: of each prompt under each edit: how many, or which.
         store: of the sweep, `*.zarr`; the same call continues it.
         similarity: between two images, large where they are alike.
         fidelity: a CLIPScore, if there is one.
+        more: other metrics, by variable name.
         client: a Dask client whose workers share the prompts.
 
     Returns:
@@ -53,11 +56,12 @@ def generate(
         there are two) and `clipscore` (where there is a CLIP model), with `kind`, `group` and
         `views` of every prompt.
     """
-    log.info("images of %d prompts under %d edits, %d seeds", len(cases), len(edits), seeds)
-    metrics: dict[str, Any] = {"copy": similarity}
+    seeds = chosen_seeds(seeds)
+    log.info("images of %d prompts under %d edits, %d seeds", len(cases), len(edits), len(seeds))
+    metrics: dict[str, Any] = {"copy": similarity, **(more or {})}
     if fidelity is not None:
         metrics["clipscore"] = fidelity
-    if seeds > 1:
+    if len(seeds) > 1:
         metrics["alike"] = Diversity(similarity)
     grid = sweep(
         session,

@@ -45,7 +45,7 @@ def readable(long: pd.DataFrame, published: dict[str, float | None], keeps: floa
         keeps: similarity from which on an image counts as kept, in this model's own measure; the
             paper's is 0.5. Where our interval has it inside, we do not say.
     """
-    text = long.assign(text=[_interval(row) for row in long.itertuples()])
+    text = long.assign(text=[interval(row) for row in long.itertuples()])
     wide = text.pivot_table(
         index="patch", columns=["kind", "value"], values="text", aggfunc="first", sort=False
     )
@@ -66,13 +66,14 @@ def by_level(long: pd.DataFrame, value: str) -> pd.DataFrame:
         long: from `effects(..., by="views")`.
         value: which of the values.
     """
-    text = long.assign(text=[_interval(row) for row in long.itertuples()])
+    text = long.assign(text=[interval(row) for row in long.itertuples()])
     wide = text[text.value == value].pivot(index="patch", columns="views", values="text")
     wide.columns = [f"{views} views" for views in wide.columns]
     return wide.loc[long.patch.unique()].reset_index()
 
 
-def _interval(row) -> str:
+def interval(row) -> str:
+    """A mean and its interval, as text."""
     if row.mean != row.mean:  # not measured, as similarity to an image that is not known
         return ""
     if row.low != row.low:  # one image has no interval
@@ -103,6 +104,11 @@ def write(long: pd.DataFrame, wide: pd.DataFrame, folder: Path, name: str) -> Se
     escaped = escaped.assign(patch=escaped.patch.replace(arrows))
     paths[2].write_text(escaped.to_latex(index=False, escape=False))
     return paths
+
+
+def cell(value: object) -> str:
+    """A value as the text of a Markdown table's cell."""
+    return markdown(str(value))
 
 
 def _papers() -> list[str]:

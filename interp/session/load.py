@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from safetensors import SafetensorError
 
@@ -30,6 +31,7 @@ def load(
     *,
     local_files_only: bool = False,
     revision: str | None = None,
+    scheduler: str | None = None,
     **settings: Any,
 ) -> Session:
     """Load a Stable Diffusion 1.x, 2.x or SDXL pipeline and put it into a `Session`.
@@ -48,13 +50,15 @@ def load(
         device: a GPU if there is one by default.
         local_files_only: for a hub id, use the cache alone.
         revision: for a hub id, the commit to take.
+        scheduler: a class of diffusers, such as "DDIM", made from the configuration of the model's
+            own; its own by default.
         settings: settings of the session (`steps=`, `guidance=`, ...).
 
     The safety checker is left out: it blackens images, and a blackened image has no similarity.
 
     Raises:
-        InterpError: nothing of that name exists, its folder is incomplete, or float16 is asked for
-            on a CPU.
+        InterpError: nothing of that name exists, its folder is incomplete, float16 is asked for on
+            a CPU, or the scheduler is unknown.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = _dtype(dtype, device)
@@ -77,6 +81,8 @@ def load(
             f"The folder is incomplete or damaged: {str(cause).partition(chr(10))[0]}",
             "It was probably cut off while being downloaded or copied: get it again.",
         ) from cause
+    if scheduler is not None:
+        pipe.scheduler = _scheduler(scheduler).from_config(pipe.scheduler.config)
     source |= {"weights": weights, "weights_of": "files"}
     return Session(pipe.to(device), model=source, **settings)
 
@@ -118,6 +124,18 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
             "Leave dtype out: float32 on a CPU, float16 elsewhere.",
         )
     return asked
+
+
+def _scheduler(name: str) -> Any:
+    found = getattr(diffusers, name.removesuffix("Scheduler") + "Scheduler", None)
+    if found is None:
+        known = [n.removesuffix("Scheduler") for n in dir(diffusers) if n.endswith("Scheduler")]
+        raise InterpError(
+            f"scheduler={name!r} was asked for.",
+            f"diffusers {diffusers.__version__} has {', '.join(known)}.",
+            "Choose one of them, or leave it out for the model's own.",
+        )
+    return found
 
 
 def _download(name: str, local_files_only: bool, revision: str | None) -> Path:

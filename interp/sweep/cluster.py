@@ -78,7 +78,10 @@ class Source:
             InterpError: it is another one: the pipeline was changed after it was loaded, or this
                 machine has other packages or another model.
         """
-        session = load(self.name, self.dtype, self.device, revision=self.revision, **self.settings)
+        session = load(
+            self.name, self.dtype, self.device, revision=self.revision,
+            scheduler=self.provenance["scheduler"]["class"], **self.settings,
+        )  # fmt: skip
         found = difference(self.provenance, session.provenance())
         if found is None and pipeline_sha256(session.pipe) != self.tensors:
             found = "the tensors of the pipeline are others there and here"

@@ -14,7 +14,6 @@ import dask
 import numpy as np
 import pandas as pd
 import xarray as xr
-from filelock import AcquireReturnProxy, FileLock, Timeout
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -115,7 +114,7 @@ def sweep(
     runs = sessions(session, asked)
     plan.rehearse(asked, encoded, unconditional(runs))
     kept = Store(store, plan.facts(session, asked, encoded, given, training, columns))
-    with _alone(kept):
+    with kept.alone():
         kept.check()
         missing = kept.missing()
         tasks = {place: (encoded[place], training[place]) for place in missing}
@@ -188,16 +187,3 @@ def _references(
             "Pass references=[image, None, ...] in the order of the prompts.",
         )
     return batches
-
-
-def _alone(kept: Store) -> AcquireReturnProxy:
-    """A lock against two sweeps on one store; the system opens it when its holder is killed."""
-    lock = FileLock(kept.path.with_name(f".{kept.path.name}.lock"))
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout as error:
-        raise InterpError(
-            f"The sweep in {kept.path} was to be run.",
-            "Another process is writing it.",
-            "Wait for it or end it; xr.open_zarr reads the store meanwhile.",
-        ) from error

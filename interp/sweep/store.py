@@ -25,6 +25,7 @@ import dask.array
 import numpy as np
 import xarray as xr
 import zarr
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from interp import results
 from interp.errors import InterpError
@@ -64,6 +65,22 @@ class Store:
     def beside(self) -> Path:
         """Where the store is made before it appears under its name."""
         return self.path.with_name(f".{self.path.name}.draft")
+
+    def alone(self) -> AcquireReturnProxy:
+        """A lock against two sweeps on one store; the system opens it when its holder is killed.
+
+        Raises:
+            InterpError: another process holds it.
+        """
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        try:
+            return lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InterpError(
+                f"The sweep in {self.path} was to be run.",
+                "Another process is writing it.",
+                "Wait for it or end it; xr.open_zarr reads the store meanwhile.",
+            ) from error
 
     def open(self) -> xr.Dataset:
         """Return the store's content, read when it is used.

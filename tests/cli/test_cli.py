@@ -158,6 +158,7 @@ def test_help_loads_no_heavy_library(asked):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_the_module_runs_as_a_program():
     done = subprocess.run(
         [sys.executable, "-m", "interp", "mitigate", "a cat", "--edit", "z"],

@@ -52,8 +52,9 @@ def test_a_schedule_is_the_hand_made_loop(kind, weight, request):
     torch.testing.assert_close(patched, by_hand, atol=1e-5, rtol=1e-5)
 
 
-def test_a_sigma_scheduler_too(sd1):
-    sd1.scheduler = EulerDiscreteScheduler.from_config(sd1.scheduler.config)
+def test_a_sigma_scheduler_too(sd1, monkeypatch):
+    euler = EulerDiscreteScheduler.from_config(sd1.scheduler.config)
+    monkeypatch.setattr(sd1, "scheduler", euler)
     with ip.guide(-1, steps=[0, 1]).on(sd1):
         patched = latents(sd1, TEXTS[0], STEPS)
     by_hand = loop(sd1, TEXTS[0], lambda n, u, c, _: mix(u, c, -1 if n < 2 else 7.5))
@@ -176,4 +177,6 @@ def test_a_sweep_takes_it(sd1, tmp_path):
         sd, [TEXTS[0]], {"stp": ip.guide(0, steps=0)}, 1, store=tmp_path / "s.zarr", images=True
     )
     direct = sd.run(TEXTS[0], patch=ip.guide(0, steps=0))
-    assert np.array_equal(grid.image.sel(patch="stp").squeeze(), direct.image.squeeze())
+    swept = grid.image.sel(patch="stp").transpose("prompt", "seed", ...).values.astype(int)
+    # Beside the unpatched image a last bit may differ, and with it a pixel by one level.
+    np.testing.assert_allclose(swept, direct.image.transpose("prompt", "seed", ...), atol=1)

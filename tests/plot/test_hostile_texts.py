@@ -146,6 +146,7 @@ def test_every_public_figure_is_tried():
     assert set(FIGURES) == set(plot.__all__) - {"save"}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Glyph .* missing from")
 @pytest.mark.parametrize("figure", FIGURES)
 def test_every_figure_draws_any_text(figure):

@@ -125,6 +125,7 @@ assert not logging.getLogger("transformers.utils.import_utils").filters
 """
 
 
+@pytest.mark.slow
 def test_loading_says_nothing_and_leaves_logging_as_it_was(tmp_path):
     root = Path(interp.session.load.__file__).parents[2]
     done = subprocess.run(

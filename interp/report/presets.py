@@ -1,0 +1,120 @@
+"""What a paper was measured with, as a file: `data/papers/NAME.toml`, every value with its source.
+
+A paper is reproduced by `interp reproduce NAME`. Presets hold facts alone; how edits and detectors
+are computed is the library's, and a deviation from an author's code stands in its docstring.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from interp import paper
+from interp.detect import DETECTORS
+from interp.errors import InterpError
+from interp.session.embedded import data_folders
+
+PAPERS = "papers"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A paper's setting.
+
+    Attributes:
+        key: the name of the file.
+        facts: the file's content, as it stands there.
+    """
+
+    key: str
+    facts: dict[str, Any]
+
+    @property
+    def tables(self) -> Literal["edits", "detectors"]:
+        """What the paper's tables are about."""
+        return self.facts["tables"]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(self.facts["seeds"]["value"])
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        return self.facts["sampling"]
+
+    @property
+    def keeps(self) -> float:
+        """From which similarity on the paper counts an image as memorized."""
+        return self.facts["descriptor"]["keeps"]
+
+    @property
+    def detectors(self) -> dict[str, dict[str, Any]]:
+        """The detectors of its tables, with the published figures where they are known."""
+        return self.facts.get("detectors", {})
+
+    def published(self, measure: str) -> dict[str, float | None]:
+        """A measure's published figures by edit, or by detector."""
+        if self.tables == "edits":
+            return paper.published(measure)
+        return {name: row.get(measure) for name, row in self.detectors.items()}
+
+    def needs(self) -> list[tuple[str, str, str, str]]:
+        """What a user must have, as (option, what, where it is published, its SHA-256 or "")."""
+        prompts = self.facts["prompts"]
+        parts = [
+            ("--model", self.facts["model"]),
+            ("--prompts", prompts["memorized"]),
+            ("--controls", prompts["controls"]),
+        ]
+        if self.tables == "edits":
+            parts += [("--sscd", self.facts["descriptor"]), ("--clip", self.facts["clip"])]
+        return [(o, p["value"], p["published"], p.get("sha256", "")) for o, p in parts]
+
+
+def names() -> list[str]:
+    """The papers that there are presets for.
+
+    Example:
+        >>> names()
+        ['bright-ending', 'kim-no', 'ren', 'wen']
+    """
+    return sorted({path.stem for root in data_folders() for path in (root / PAPERS).glob("*.toml")})
+
+
+def preset(name: str) -> Preset:
+    """The preset of a paper.
+
+    Example:
+        >>> preset("kim-no").seeds[:3]
+        (0, 1, 10)
+
+    Raises:
+        InterpError: there is none of that name, or its file is not what a preset is.
+    """
+    for root in data_folders():
+        path = root / PAPERS / f"{name}.toml"
+        if name in names() and path.is_file():
+            return _read(path)
+    raise InterpError(
+        f"The paper {name!r} was to be reproduced.",
+        f"There are presets for {', '.join(names()) or 'none'}.",
+        "Name one of them, or add data/papers/NAME.toml after their pattern.",
+    )
+
+
+def _read(path: Path) -> Preset:
+    try:
+        found = Preset(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
+        found.needs()
+        unknown = [name for name in found.detectors if name not in DETECTORS]
+        if unknown or found.tables not in ("edits", "detectors"):
+            raise ValueError(f"unknown detectors {unknown}, tables {found.tables!r}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InterpError(
+            f"The preset {path} was to be read.",
+            f"It is not what a preset is ({type(error).__name__}: {error}).",
+            "Follow data/papers/kim-no.toml (tables of edits) or wen.toml (tables of detectors).",
+        ) from error
+    return found
