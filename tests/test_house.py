@@ -25,7 +25,7 @@ def test_the_import_contracts_hold(monkeypatch):
     [
         ("text/html.py", "from interp.denoiser.layers import Site"),
         ("patch/verbs.py", "from interp.record import mass"),
-        ("detect/roc.py", "from interp import attribute"),
+        ("attribute/layout.py", "from interp import detect"),
         ("report/words.py", "from interp.organism import scenes"),
         ("metrics/base.py", "import interp as ip"),
     ],

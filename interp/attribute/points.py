@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.denoiser import unet_call
+from interp.denoiser.epsilon import alpha_bar
 from interp.denoiser.memory import images_at_once
 from interp.errors import InterpError
 from interp.patch import Where
@@ -89,8 +90,21 @@ def clean_points(
     calls = unet_call.calls_per_run(session.pipe, session.steps)
     chosen = chosen_steps(steps, calls)
     if chosen == [0]:
-        return _at_start(session, prompt, seeds)
-    trace = session.trace(prompt, seeds, half=False).isel(prompt=0, step=chosen)
+        size = (session.height, session.width)
+        first = unet_call.first_step(session.pipe, seeds, session.steps, *size)
+        return points_at(session, prompt, seeds, *first[:2])
+    trace = session.trace(prompt, seeds, half=False).isel(prompt=0)
+    return points_of(session, prompt, trace, chosen)
+
+
+def points_of(session: Session, prompt: Prompt, trace: xr.Dataset, steps: Sequence[int]) -> Points:
+    """The same of a run that was traced, in float32, with all its seeds.
+
+    Example:
+        >>> points_of(sd, a, sd.trace(a, seeds=4, half=False).isel(prompt=0), [0, 49])
+    """
+    calls, seeds = trace.sizes["step"], trace.seed.values.tolist()
+    trace = trace.isel(step=list(steps))
     device, dtype = session.pipe._execution_device, session.pipe.unet.dtype
 
     def rows(name: str) -> Tensor:
@@ -104,8 +118,8 @@ def clean_points(
     return Points(
         prompt,
         tuple(seeds),
-        tuple(chosen),
-        tuple(chosen) * len(seeds),
+        tuple(steps),
+        tuple(steps) * len(seeds),
         rows("latents").to(dtype),
         per_row("timestep").float().to(device),
         tuple(per_row("alpha_bar").tolist()),
@@ -138,18 +152,31 @@ def chosen_steps(steps: Steps | str, calls: int) -> list[int]:
 
 
 @torch.no_grad()
-def _at_start(session: Session, prompt: Prompt, seeds: Sequence[int]) -> Points:
-    """The first step of every seed, from the noise itself."""
-    size = (session.height, session.width)
-    latents, timestep, alpha_bars = unet_call.first_step(session.pipe, seeds, session.steps, *size)
+def points_at(
+    session: Session,
+    prompt: Prompt,
+    seeds: Sequence[int],
+    latents: Float[Tensor, "row c h w"],
+    timestep: Float[Tensor, ""],
+) -> Points:
+    """The same from given latents, one row for each seed, with two predictions for each.
+
+    Example:
+        >>> points_at(sd, a, [0], sd.noise(0), torch.tensor(41.0))     # noise, called nearly clean
+
+    Args:
+        latents: what the UNet is given (after the scheduler's input scaling).
+        timestep: what it is told; see `unet_call.first_step` for those of the first step.
+    """
+    abar = alpha_bar(session.pipe.scheduler, float(timestep))
     points = Points(
         prompt,
         tuple(seeds),
         (0,),
         (0,) * len(seeds),
         latents,
-        repeat(timestep, "-> row", row=len(seeds)),
-        tuple(alpha_bars),
+        repeat(timestep.to(latents.device), "-> row", row=len(seeds)),
+        (abar,) * len(seeds),
         latents,
         latents,
         2 * len(seeds),

@@ -87,7 +87,7 @@ def predict(
     embeds: Float[Tensor, "row position channel"],
     pooled: Float[Tensor, " pooled"] | None,
 ) -> Float[Tensor, "row c h w"]:
-    """Return one prediction as noise, differentiable in the embeddings.
+    """Return one prediction as noise, differentiable in latents and embeddings.
 
     Example:
         >>> predict(pipe, *first_step(pipe, [0], 50, 512, 512), a.embeds[None], a.pooled)

@@ -10,8 +10,11 @@ import xarray as xr
 from interp.errors import InterpError
 from interp.results.axes import LATENT
 
+TRACE = "Trace, rather than run: sd.trace(prompts, seeds=range(4))."
 HOW = {
-    "eps_c": "Trace, rather than run: sd.trace(prompts, seeds=range(4)).",
+    "eps_c": TRACE,
+    "latents": TRACE,
+    "final_latents": TRACE,
     "eps_u": "Trace with guidance above 1: without it there are no unconditional rows.",
     "token_mass": "Record it: sd.trace(prompts, record=ip.token_mass).",
     "maps": "Record it: sd.trace(prompts, record=ip.maps(layers='down.0')).",
