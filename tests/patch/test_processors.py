@@ -146,3 +146,20 @@ def test_only_what_was_carried_out_counts(sd1) -> None:
     applied.remove()
     assert seen == [set()]
     assert applied.touched == set(patch.operations)
+
+
+@pytest.mark.parametrize("patch", [ip.mask("pad"), ip.zero("pad"), ip.zero("pad", heads=0)])
+def test_autocast_changes_a_patch_as_it_changes_the_model(sd1, patch: Patch) -> None:
+    """As near to the patched model in float32 as the model itself comes."""
+
+    def both(**how: Any) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, **how):
+            return latents(sd1, steps=1)
+
+    rounding = (both() - both(enabled=False)).abs().max()
+    with patch.on(sd1):
+        assert (both() - both(enabled=False)).abs().max() < 5 * rounding
+        assert (both() - latents(sd1, steps=1)).abs().max() < 5 * rounding
+    with patch.on(sd1):
+        patched = both()
+    assert (patched - both()).abs().max() > 5 * rounding
