@@ -18,6 +18,7 @@ COMMANDS = {
     "calibrate": "The detectors' levels on prompts that are not memorized, for `inspect`.",
     "ablate": "Every intervention and mitigation on memorized prompts, as tables and figures.",
     "reproduce": "A paper's tables beside ours: its prompts, seeds, sampler, and agreement.",
+    "benchmark": "Every detector and mitigation of the field: areas, copies left, fidelity, cost.",
     "report": "One HTML page: how many prompts are memorized, what drives it, what removes it.",
     "organism": "Build the embedded model, or its twin, and measure it.",
 }

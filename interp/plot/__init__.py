@@ -16,6 +16,7 @@ from interp.plot.attribution import (
     running_sum,
     shapley_bars,
 )
+from interp.plot.benchmark import detector_rates, frontier
 from interp.plot.curves import length_curve, views_curve
 from interp.plot.detection import detector_scores, roc
 from interp.plot.embeddings import embedding_pca, pad_similarity
@@ -26,8 +27,10 @@ from interp.plot.style import save
 __all__ = [
     "ablation",
     "agreement_scatter",
+    "detector_rates",
     "detector_scores",
     "embedding_pca",
+    "frontier",
     "head_grid",
     "image_grid",
     "layer_step_map",

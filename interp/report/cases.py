@@ -16,6 +16,8 @@ from interp.text.files import PromptRow, read_prompts
 
 TABLE = f"{FOLDER}/memorized.csv"
 HELD_OUT = f"{FOLDER}/held_out.csv"
+EVERY = 1000
+"""More levels of views than there are."""
 UNKNOWN = -1
 """Views of an image of which nobody knows how often it was shown."""
 
@@ -68,6 +70,39 @@ def known(limit: int | None = None, levels: int = 3) -> list[Case]:
     top = [by_level[views] for views in sorted(by_level, reverse=True)[:levels]]
     memorized = [case for each in zip(*top, strict=True) for case in each]
     return memorized[:limit] + controls[:limit]
+
+
+def population(limit: int | None = None) -> list[Case]:
+    """The embedded model's titles at every level of views, its controls, and titles it never saw.
+
+    Example:
+        >>> {case.kind for case in population(limit=1)}
+        {'memorized', 'control', 'held_out'}
+
+    Args:
+        limit: at most so many of each level, of the controls, and of the titles it never saw.
+    """
+    everything = known(levels=EVERY)
+    by_level: dict[tuple[str, int], list[Case]] = {}
+    for case in everything:
+        by_level.setdefault((case.kind, case.views), []).append(case)
+    chosen = [case for level in by_level.values() for case in level[:limit]]
+    try:
+        unseen = read_prompts(data_file(HELD_OUT)).texts
+    except InterpError:
+        unseen = []
+    return chosen + [Case(text, "held_out", text, None, 0) for text in unseen[:limit]]
+
+
+def top(cases: Sequence[Case], levels: int = 2) -> list[Case]:
+    """The cases without memorized ones of lower levels of views, of which some are no copies.
+
+    Example:
+        >>> sorted({case.views for case in top(population()) if case.kind == "memorized"})[:1]
+        [960]
+    """
+    views = sorted({case.views for case in cases if case.kind == "memorized"})[-levels:]
+    return [case for case in cases if case.kind != "memorized" or case.views in views]
 
 
 def from_files(

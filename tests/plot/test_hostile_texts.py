@@ -4,6 +4,7 @@ import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -116,12 +117,25 @@ def pictures(name):
     return xr.DataArray(pixels, {"text": ("prompt", [name]), "patch": [name]}, dims)
 
 
+def rates(name):
+    row = {f"{value}{end}": 0.5 for value in ("auc", "tpr") for end in ("", "_low", "_high")}
+    rows = [{"detector": d, "against": name, "views": "all", **row} for d in (name, "b")]
+    return pd.DataFrame(rows)
+
+
+def outcomes(name):
+    row = {f"{value}{end}": 0.5 for value in ("copies", "kept") for end in ("", "_low", "_high")}
+    return pd.DataFrame([{"mitigation": m, **row} for m in (name, "b")])
+
+
 #: Every public figure, with the text wherever a user's can come in.
 FIGURES = {
     "ablation": lambda n: plot.ablation(of_prompts(n, n, "patch", "prompt", "seed")),
     "agreement_scatter": lambda n: plot.agreement_scatter(agreement(n)),
+    "detector_rates": lambda n: plot.detector_rates(rates(n)),
     "detector_scores": lambda n: plot.detector_scores(of_prompts(n, n, "prompt", "seed"), 0.5),
     "embedding_pca": lambda n: plot.embedding_pca(encoded(n)),
+    "frontier": lambda n: plot.frontier(outcomes(n)),
     "head_grid": lambda n: plot.head_grid(
         of_prompts(n, n, "patch", "layer", "head"), columns="patch", label=n
     ),

@@ -1,0 +1,83 @@
+"""`interp benchmark`: every detector and mitigation of the field, on any model."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from interp.cli.options import (
+    Clip,
+    Controls,
+    Descriptor,
+    Device,
+    Dtype,
+    Model,
+    Seeds,
+    Steps,
+    Suspects,
+    Workers,
+)
+from interp.cli.stages import show_stages
+from interp.cli.workers import cluster
+
+QUICK = {"limit": 2, "seeds": 2, "steps": 6}
+
+
+def benchmark(
+    model: Model = "embedded",
+    prompts: Suspects = None,
+    controls: Controls = None,
+    out: Annotated[Path, typer.Option(help="Folder for stores, tables and figures.")] = Path(
+        "out/benchmark"
+    ),
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many images of each kind and level.", min=1)
+    ] = None,
+    seeds: Seeds = 2,
+    steps: Steps = 50,
+    quick: Annotated[bool, typer.Option(help="Minutes, and wide intervals: a test.")] = False,
+    sscd: Descriptor = None,
+    clip: Clip = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    workers: Workers = 1,
+) -> Any:
+    """Every detector and mitigation of the field: areas, copies left, fidelity, cost.
+
+    Run again, it goes on where it was.
+    """
+    log = show_stages()
+    import interp as ip
+    from interp import benchmark as field
+    from interp import plot
+    from interp.report import cases as listed
+    from interp.report.measures import Measures
+
+    if quick:
+        limit, seeds, steps = QUICK["limit"], QUICK["seeds"], QUICK["steps"]
+    log.info("the model %s", model)
+    out.mkdir(parents=True, exist_ok=True)
+    sd = ip.load(model, dtype, device, steps=steps)
+    measures = Measures.of(model, sscd, clip)
+    population = (
+        listed.from_files(prompts, controls, limit)
+        if prompts is not None
+        else listed.population(limit)
+    )
+    cases = measures.fitted(population, sd)
+    log.info("detectors on %d prompts", len(cases))
+    rates = field.rates(field.detectors(sd, cases, seeds, out / "scores.zarr"))
+    rates.to_csv(out / "detectors.csv", index=False, float_format="%.6g")
+    plot.save(plot.detector_rates(rates), out / "figures", "detectors")
+    chosen = listed.top(cases)
+    log.info("mitigations on %d prompts", len(chosen))
+    with cluster(workers) as client:
+        grid = field.mitigations(
+            sd, chosen, seeds, out / "edits.zarr", measures.copy, fidelity=measures.clip,
+            client=client,
+        )  # fmt: skip
+    outcomes = field.outcomes(grid, measures.keeps, steps * (2 if sd.guided else 1))
+    outcomes.to_csv(out / "mitigations.csv", index=False, float_format="%.6g")
+    plot.save(plot.frontier(outcomes), out / "figures", "frontier")
+    log.info("done: %s", out)
+    return rates, outcomes
