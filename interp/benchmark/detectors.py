@@ -29,6 +29,8 @@ def detectors(
     seeds: Seeds,
     store: str | os.PathLike[str],
     methods: Mapping[str, Method] = METHODS,
+    *,
+    reference: Sequence[str] = (),
 ) -> xr.Dataset:
     """Return every detector's score of every image, and the seconds that each took.
 
@@ -42,15 +44,18 @@ def detectors(
         seeds: how many, or which; at least two, where a detector compares seeds.
         store: `*.zarr`; the same call continues it.
         methods: the detectors by name.
+        reference: prompts that are not memorized and none of the cases, for detectors that compare
+            with such prompts' runs.
 
     Returns:
-        `score(detector, prompt, seed)`, one number for all seeds where a detector gives one;
+        `score(detector, prompt, seed)`, one number for all seeds where a detector gives one, and
+        NaN where a prompt has not what it needs (a training image, a reference);
         `seconds(detector, prompt)` for all seeds, without the run that several share; `run_seconds
         (prompt)`, that run's; and `kind`, `group` and `views` of every prompt. `rows(detector)` is
         what a detector costs alone, in UNet rows a seed.
 
     Raises:
-        InterpError: a detector has not what it needs, or the store was begun under other settings.
+        InterpError: the store was begun under other settings.
     """
     chosen = chosen_seeds(seeds)
     prompts = [session.encode(case.text) for case in cases]
@@ -58,14 +63,21 @@ def detectors(
     nothing = Plan(chosen, {"none": None}, None, {}, (), False)
     texts = [case.text for case in cases]
     said = facts(session, nothing, prompts, texts, [None] * len(cases), labels)
-    kept = Store(store, {**said, "detectors": list(methods)})
+    decided = {**said, "detectors": list(methods), "reference": list(reference)}
+    kept = Store(store, decided)
+    usual = None
+    if reference:
+        recorders = detect.recorders(session.pipe)
+        usual = session.trace(list(reference), chosen, record=recorders, half=False)
     with kept.alone():
         kept.check()
         missing = kept.missing()
         done = len(cases) - len(missing)
         with tqdm(total=len(cases), initial=done, unit="prompt", disable=None) as bar:
             for place in missing:
-                case = Case(session, prompts[place], chosen, training=cases[place].image)
+                case = Case(
+                    session, prompts[place], chosen, training=cases[place].image, controls=usual
+                )
                 kept.write(place, _examined(case, methods))
                 bar.update()
     rows = [method.cost(session) for method in methods.values()]
@@ -80,6 +92,10 @@ def _examined(case: Case, methods: Mapping[str, Method]) -> xr.Dataset:
     run = time.perf_counter() - began
     scores, seconds = [], []
     for name, method in methods.items():
+        if method.lacks(case):
+            scores.append(np.full(len(case.seeds), np.nan))
+            seconds.append(np.nan)
+            continue
         began = time.perf_counter()
         found = detect.examine(case, {name: method})[name]
         seconds.append(time.perf_counter() - began)
@@ -124,7 +140,9 @@ def rates(scores: xr.Dataset, fpr: float = 0.01) -> pd.DataFrame:
         for kind in kinds:
             control = scores.isel(prompt=np.flatnonzero(scores.kind == kind))
             for level, of in levels.items():
-                sides = (side.score.sel(detector=name, drop=True) for side in (of, control))
+                sides = [side.score.sel(detector=name, drop=True) for side in (of, control)]
+                if any(bool(side.isnull().any()) for side in sides):
+                    continue  # these prompts have not what the detector needs
                 curve = detect.roc(*sides, fpr=(fpr,))
                 at = curve.sel(fpr=fpr)
                 found = {end: float(curve[end]) for end in ("auc", "auc_low", "auc_high")}

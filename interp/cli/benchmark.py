@@ -20,7 +20,7 @@ from interp.cli.options import (
 from interp.cli.stages import show_stages
 from interp.cli.workers import cluster
 
-QUICK = {"limit": 2, "seeds": 2, "steps": 6}
+QUICK = {"limit": 4, "seeds": 2, "steps": 6}
 
 
 def benchmark(
@@ -65,8 +65,10 @@ def benchmark(
         else listed.population(limit)
     )
     cases = measures.fitted(population, sd)
+    cases, reference = _reference(cases)
     log.info("detectors on %d prompts", len(cases))
-    rates = field.rates(field.detectors(sd, cases, seeds, out / "scores.zarr"))
+    scores = field.detectors(sd, cases, seeds, out / "scores.zarr", reference=reference)
+    rates = field.rates(scores)
     rates.to_csv(out / "detectors.csv", index=False, float_format="%.6g")
     plot.save(plot.detector_rates(rates), out / "figures", "detectors")
     chosen = listed.top(cases)
@@ -81,3 +83,13 @@ def benchmark(
     plot.save(plot.frontier(outcomes), out / "figures", "frontier")
     log.info("done: %s", out)
     return rates, outcomes
+
+
+def _reference(cases: list[Any]) -> tuple[list[Any], list[str]]:
+    """Set a quarter of the ordinary prompts apart, eight at most, for detectors that need some."""
+    kinds = [kind for kind in ("held_out", "control") if any(case.kind == kind for case in cases)]
+    if not kinds:
+        return cases, []
+    ordinary = [case for case in cases if case.kind == kinds[0]]
+    apart = ordinary[len(ordinary) - min(8, len(ordinary) // 4) :]
+    return [case for case in cases if case not in apart], [case.text for case in apart]

@@ -28,7 +28,7 @@ class Case:
     Example:
         >>> case = Case(sd, "Antique Church Poster in Berlin", seeds=4)
         >>> sharpness(case)                                 # (seed)
-        >>> detect.examine(case, detect.without("training image", "controls"))
+        >>> detect.examine(case)                            # all that it has what they need
 
     Args:
         session, prompt, seeds: what is generated; one image for each seed.

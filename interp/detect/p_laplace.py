@@ -2,7 +2,8 @@
 
 The score flows into a memorized image from all around. With p = 2 this is the ordinary Laplacian,
 which FLIPD contains; with p = 1 it is the curvature of the density's level sets, whose scale the
-length of the score does not enter.
+length of the score does not enter. A trace by few random probes is rough: compare means of several
+seeds, or take more probes.
 """
 
 import torch

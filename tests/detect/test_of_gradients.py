@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import interp as ip
-from interp.detect import Case, condition_jacobian, pull_back, sharpness
+from interp.detect import Case, condition_jacobian, curvature, pull_back, sharpness
 from tests.detect.plain import Plain, jacobian
 from tests.runs import TEXTS, processor
 
@@ -94,3 +94,34 @@ def test_sdxls_pooled_embeddings_are_there_too(sdxl):
         ends = [sd.guidance_at_start(prompt, prompt.embeds, noise + way * step) for way in (1, -1)]
         slope = (ends[0] - ends[1]).norm() / 0.1 * delta.norm() / (1 - abar)
     assert sharpness(Case(sd, prompt, [5])).item() == pytest.approx(slope.item(), rel=0.02)
+
+
+def test_normal_densities_have_known_scores(sd1, monkeypatch):
+    """A denoiser of centred normal densities, whose precision is affine in the embeddings."""
+    sd = ip.Session(sd1, steps=5, height=8, width=8)
+    z, prompt = sd.noise(5), sd.encode(TEXTS[0])
+    sd1.scheduler.set_timesteps(5)
+    first, last = (float(sd1.scheduler.alphas_cumprod[t]) for t in sd1.scheduler.timesteps[[0, -1]])
+    sigma, length = (1 - first) ** 0.5, float(z.norm())
+    # One element of the embeddings, in which the prompt is above the empty one.
+    above = (prompt.embeds - sd.unconditional.embeds)[5].argmax()
+    c, u = (3 + float(embeds[5, above]) for embeds in (prompt.embeds, sd.unconditional.embeds))
+
+    def normal(latents, timestep, encoder_hidden_states, **_):
+        noise = (1 - sd1.scheduler.alphas_cumprod[timestep.long()]) ** 0.5
+        precision = 3 + encoder_hidden_states[:, 5, above]
+        return (noise * precision[:, None, None, None] * latents,)
+
+    monkeypatch.setattr(sd1.unet, "forward", normal)
+    case = Case(sd, prompt, [5])
+    assert sharpness(case).item() == pytest.approx((c - u) ** 2 * length, rel=1e-3)
+    assert pull_back(case).item() == pytest.approx(
+        sigma**4 * (c**2 - u**2) ** 2 * length**2, rel=1e-3
+    )
+    slope = sigma * abs(c - u) * length
+    assert condition_jacobian(case).item() == pytest.approx(slope, rel=1e-3)
+    # There is no attention that could be recorded.
+    case.trace = sd.trace(prompt, [5], half=False)
+    for probes in (1, 5):
+        peak = 4 * (1 - last) ** 0.5 * (c - u)
+        assert curvature(case, probes=probes).item() == pytest.approx(peak, rel=1e-3)

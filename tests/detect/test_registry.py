@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import interp as ip
@@ -34,17 +35,25 @@ def make(sd):
 
 
 @pytest.fixture
-def rows(sd):
-    """How many rows each call gave to the UNet."""
-    seen = []
-    handle = sd.pipe.unet.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    yield seen
+def counted(sd):
+    """How many rows the UNet was given, and how many of its rows were differentiated, each time."""
+    rows, derivatives = [], []
+
+    def count(module, args, output):
+        rows.append(len(output[0]))
+        if torch._C._functorch.is_functorch_wrapped_tensor(output[0]):
+            derivatives.append(len(output[0]))
+        elif output[0].requires_grad:
+            output[0].register_hook(lambda gradient: derivatives.append(len(gradient)))
+
+    handle = sd.pipe.unet.register_forward_hook(count)
+    yield rows, derivatives
     handle.remove()
 
 
-def test_each_is_and_costs_together_what_it_is_and_costs_alone(sd, make, rows):
+def test_each_is_and_costs_together_what_it_is_and_costs_alone(sd, make, counted):
     """Also against the rows that the UNet was given, and the run is made once for all."""
-    together = make()
+    together, (rows, derivatives) = make(), counted
     rows.clear()
     found = examine(together)
     extra = sum(method.rows for method in METHODS.values())
@@ -55,9 +64,11 @@ def test_each_is_and_costs_together_what_it_is_and_costs_alone(sd, make, rows):
     for name, method in METHODS.items():
         case = make()
         rows.clear()
+        derivatives.clear()
         alone = method.score(case)
-        expected = method.cost(sd) - DERIVATIVE * method.derivatives
-        assert sum(rows) == expected * len(SEEDS), name
+        assert sum(derivatives) == method.derivatives * len(SEEDS), name
+        assert bool(derivatives) == ("gradients" in method.needs)
+        assert sum(rows) == (method.cost(sd) - DERIVATIVE * method.derivatives) * len(SEEDS), name
         assert found[name].rows == method.cost(sd)
         assert alone.dims in (("seed",), ())
         assert np.isfinite(alone).all()
