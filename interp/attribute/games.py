@@ -27,7 +27,7 @@ def coalitions(players: int) -> Bool[np.ndarray, "coalition player"]:
         array([[ True,  True], [False,  True], [ True, False], [False, False]])
 
     Raises:
-        InterpError: for no players, or so many that their coalitions can not all be run.
+        InterpError: for no players, or so many that their coalitions cannot all be run.
     """
     if not 1 <= players <= MOST_PLAYERS:
         raise InterpError(

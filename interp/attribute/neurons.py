@@ -96,7 +96,7 @@ def find_neurons(
         thetas: tried in turn, the authors' by default; their code stops before theta = 1.
         once: count a neuron that both rules select once. The authors' code lists it twice and gives
             one entry back at a time, so that after a search that ended at its last theta, where
-            nothing may become more alike, it can not be given back.
+            nothing may become more alike, it cannot be given back.
         timestep, data_range: as in `likeness`. Another choice needs another threshold.
 
     Returns:

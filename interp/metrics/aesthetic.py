@@ -138,7 +138,7 @@ def _network(path: Path) -> nn.Sequential:
 def _no_head(path: Path, why: str) -> InterpError:
     return InterpError(
         asked=f"{path.name} was to be loaded as an aesthetic head.",
-        exists=f"That can not be: {why}.",
+        exists=f"That cannot be: {why}.",
         todo="Heads are one linear layer (weight, bias) or LAION's improved predictor (layers.0, "
         "2, 4, 6 and 7, each with weight and bias), with one output.",
     )

@@ -124,7 +124,7 @@ class SSCD(Metric):
         self.preprocess, self.device, self.batch_size = preprocess, torch.device(device), batch_size
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # TorchScript can not be sent to other processes: they load the file.
+        # TorchScript cannot be sent to other processes: they load the file.
         made = (self.path.resolve(), self.preprocess, str(self.device), self.batch_size)
         return type(self), made
 

@@ -1,7 +1,7 @@
 """The answer of the report: how many, what drives it, what removes it, at what cost.
 
 Only arithmetic on a collected dataset, so that the words at the top of the page and the numbers
-below them can not disagree.
+below them cannot disagree.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def svg(figure: Figure, says: str) -> Markup:
 
     Args:
         figure: in the toolkit's style.
-        says: what it shows, for those who can not see it.
+        says: what it shows, for those who cannot see it.
     """
     file = io.StringIO()
     with plt.rc_context(INLINE):

@@ -163,7 +163,7 @@ def _policy(script: str) -> str:
 
 
 def _says(name: str) -> str:
-    """What a figure shows, for those who can not see it."""
+    """What a figure shows, for those who cannot see it."""
     if name == "summary":
         return "Similarity to the training image under each edit; the table below has the numbers."
     if name == "where":
