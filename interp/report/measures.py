@@ -1,4 +1,4 @@
-"""Which networks measure: those beside an embedded model, or the files that the user gives."""
+"""Which networks measure: those stored next to an embedded model, or files that the user gives."""
 
 import json
 from collections.abc import Sequence

@@ -49,12 +49,12 @@ def render(
         source: the dataset's file name, which the page names.
 
     Raises:
-        InterpError: the dataset is of something else.
+        InterpError: the dataset was not made by a report.
     """
     missing = [name for name in NEEDED if name not in data]
     if missing:
         raise InterpError(
-            "A report was to be drawn from a dataset.",
+            "Cannot draw a report from this dataset.",
             f"It has no {', '.join(missing)}.",
             "Give the dataset that a report wrote: report.nc.",
         )

@@ -74,7 +74,7 @@ class Preset:
 
 
 def names() -> list[str]:
-    """The papers that there are presets for.
+    """The papers that have presets.
 
     Example:
         >>> names()
@@ -98,7 +98,7 @@ def preset(name: str) -> Preset:
         if name in names() and path.is_file():
             return _read(path)
     raise InterpError(
-        f"The paper {name!r} was to be reproduced.",
+        f"Cannot reproduce the paper {name!r}.",
         f"There are presets for {', '.join(names()) or 'none'}.",
         "Name one of them, or add data/papers/NAME.toml after their pattern.",
     )
@@ -113,8 +113,8 @@ def _read(path: Path) -> Preset:
             raise ValueError(f"unknown detectors {unknown}, tables {found.tables!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise InterpError(
-            f"The preset {path} was to be read.",
-            f"It is not what a preset is ({type(error).__name__}: {error}).",
+            f"Cannot read the preset {path}.",
+            f"It is malformed ({type(error).__name__}: {error}).",
             "Follow data/papers/kim-no.toml (tables of edits) or wen.toml (tables of detectors).",
         ) from error
     return found

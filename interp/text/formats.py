@@ -55,7 +55,7 @@ def records(path: Path) -> list[Record]:
         (1, {'Caption': 'The No Limits Business Woman Podcast', 'URL': 'https://...'})
 
     Raises:
-        InterpError: the file is of another format, which is named.
+        InterpError: the file is in another format, which the message names.
     """
     content = path.read_bytes()
     if content.startswith(PARQUET):
