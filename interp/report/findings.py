@@ -19,7 +19,7 @@ from interp.report.words import label
 from interp.results import intervals
 
 SMALLEST = 0.05
-"""A similarity that all removals together do not change by more has no drivers to speak of."""
+"""If all removals together change similarity by no more than this, nothing drives it."""
 
 
 @dataclass(frozen=True)

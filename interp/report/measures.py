@@ -62,7 +62,7 @@ class Measures:
     def fitted(self, cases: Sequence[Case], sd: Session) -> list[Case]:
         """The cases with training images as the measure takes them: SSIM needs one size.
 
-        Descriptors resize by themselves, and are given the original.
+        Descriptors do their own resizing, and are given the original.
         """
         if isinstance(self.copy, SSCD):
             return list(cases)

@@ -1,7 +1,7 @@
 """From a dataset to a page and its figures: pure, without a model, the same every time.
 
-One file that needs nothing else and asks for nothing: style, script and pictures are inside, and a
-policy in its head lets the browser run this script only and fetch nothing at all.
+One self-contained file: style, script and pictures are inside, and a policy in its head lets the
+browser run this script only and fetch nothing at all.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a paper was measured with, as a file: `data/papers/NAME.toml`, every value with its source.
+"""A paper's experimental setting as a file: `data/papers/NAME.toml`, every value with its source.
 
-A paper is reproduced by `interp reproduce NAME`. Presets hold facts alone; how edits and detectors
-are computed is the library's, and a deviation from an author's code stands in its docstring.
+`interp reproduce NAME` reproduces a paper. Presets hold facts alone; the library computes edits and
+detectors, and its docstrings say where it deviates from the authors' code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Preset:
 
     Attributes:
         key: the name of the file.
-        facts: the file's content, as it stands there.
+        facts: the file's content.
     """
 
     key: str
@@ -91,7 +91,7 @@ def preset(name: str) -> Preset:
         (0, 1, 10)
 
     Raises:
-        InterpError: there is none of that name, or its file is not what a preset is.
+        InterpError: there is none of that name, or its file is malformed.
     """
     for root in data_folders():
         path = root / PAPERS / f"{name}.toml"

@@ -96,7 +96,7 @@ def lines(text: str) -> list[str]:
 
 
 def missing(value: Any) -> bool:
-    """Whether a value says that there is none: None, NaN, an empty list, `nan`, `N/A`, `null`.
+    """Whether a value stands for a missing one: None, NaN, an empty list, `nan`, `N/A`, `null`.
 
     Example:
         >>> [missing(value) for value in (None, float("nan"), "N/A", "0", 0)]
