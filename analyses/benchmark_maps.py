@@ -1,4 +1,4 @@
-"""What the toolkit's long computations cost beside the plain way of doing them, in one run.
+"""What the toolkit's long computations cost compared with the plain way, in one run.
 
     python -m analyses.benchmark_maps               # the embedded model, into out/benchmark
 

@@ -1,4 +1,4 @@
-"""How long until `interp` is there, against the libraries that it stands on: medians of five.
+"""How long `interp` takes to import, against the libraries that it builds on: medians of five.
 
     python -m analyses.startup
 

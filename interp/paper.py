@@ -43,11 +43,10 @@ def mitigations() -> dict[str, Patch | Rewrite]:
     Example:
         >>> grid = sd.run(prompts, seeds=range(10), patch={"none": None, **mitigations()})
 
-    Settings are those of the authors' code as far as it is known to us: Wen et al. with target 3
-    for one image, Ren et al. with 1.25 and keys hidden in the unconditional rows too, from the end
-    of the conditional prompt on, one random token or number (the default of their `--repeat_num`).
-    Their script hides the keys of all prompts from the end of the list's first one on, which is a
-    slip that these do not repeat.
+    Settings are those of the authors' code where known: Wen et al. with target 3 for one image,
+    Ren et al. with 1.25 and keys after the conditional prompt's end hidden in the unconditional
+    rows too, one random token or number (the default of their `--repeat_num`). Their script hides
+    every prompt's keys from the end of the list's first prompt on, a slip not repeated here.
     """
     return {
         "repad '!' and zero eot": field.repad_zero_eot(),
@@ -103,7 +102,7 @@ def titles() -> dict[str, str]:
 
 
 def label(name: str) -> str:
-    """Return an edit's name as a reader wants it: the paper's letters with what they stand for.
+    """Return an edit's name for readers: the paper's letters with what they stand for.
 
     Example:
         >>> label("h"), label("repad '!'")

@@ -35,7 +35,7 @@ def agreement(exact: xr.Dataset, estimate: xr.Dataset, by: Sequence[str] = ()) -
     """
     if "step" not in exact.clean.dims or "direction" in exact.dims:
         raise InterpError(
-            f"An exact map with axes {tuple(exact['value'].dims)} was to be compared.",
+            f"Cannot compare an exact map with axes {tuple(exact['value'].dims)}.",
             "An estimate is of single cells on the clean trajectory.",
             "Trace with trajectory='clean' and direction='necessary', or select that direction.",
         )
@@ -49,7 +49,7 @@ def agreement(exact: xr.Dataset, estimate: xr.Dataset, by: Sequence[str] = ()) -
     guessed = guessed.transpose(*change.dims)
     if not change.size:
         raise InterpError(
-            "An exact and an estimated map were to be compared.",
+            "Cannot compare the exact with the estimated map.",
             "They have no cell in common.",
             "Make both with the same patches, prompts, seeds, layers and steps.",
         )

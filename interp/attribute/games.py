@@ -27,12 +27,12 @@ def coalitions(players: int) -> Bool[np.ndarray, "coalition player"]:
         array([[ True,  True], [False,  True], [ True, False], [False, False]])
 
     Raises:
-        InterpError: for no players, or so many that their coalitions can not all be run.
+        InterpError: for no players, or too many to run all their coalitions.
     """
     if not 1 <= players <= MOST_PLAYERS:
         raise InterpError(
-            f"A game of {players} players was to be played out.",
-            f"It takes 2^n coalitions, and is allowed for 1 to {MOST_PLAYERS} players.",
+            f"Exact values of a game of {players} players were asked for.",
+            f"They take 2^n coalitions, and are computed for 1 to {MOST_PLAYERS} players.",
             "Group positions into fewer players, or sample: attribute.tokens(methods='shapley').",
         )
     numbers = np.arange(2**players)

@@ -74,29 +74,29 @@ def find_neurons(
     timestep: int = 1,
     data_range: float | None = None,
 ) -> xr.Dataset:
-    """The neurons that must be silenced for the prompt to lose its hold on the first step.
+    """The neurons to silence so that the prompt no longer fixes the first step's prediction.
 
     Example:
         >>> found = find_neurons(sd, a, usual=activations(sd, captions))
         >>> sd.images(a, seeds=range(4), patch=silencing(found))
 
-    1. Neurons more than theta deviations from their mean over other prompts, and the k most active
-       of each layer, are silenced. From theta = 5 and k = 0, theta falls by 0.25 and k grows by 1
-       until no seed that looks memorized predicts what it predicted before, to within `threshold`;
-       or until theta = 1.25, and then what was reached is the threshold of step 2.
-    2. Layers, and then single neurons, are given back, deepest first, each for good if all seeds
-       stay below the threshold.
+    1. Silence neurons more than theta deviations from their mean over other prompts, and the k most
+       active of each layer. From theta = 5 and k = 0, theta falls by 0.25 and k grows by 1 until no
+       seed that looks memorized still predicts what it did, to within `threshold`; or until
+       theta = 1.25, and then the similarity reached is the threshold of step 2.
+    2. Restore layers, then single neurons, deepest first, and keep each restored if all seeds stay
+       below the threshold.
 
     Args:
         session, prompt: pipeline and settings, and a memorized prompt.
         usual: `activations` of other prompts, which also name the layers that are searched.
-        seeds: noises on which it is judged.
+        seeds: initial noises to judge by.
         threshold: of multi-scale structural similarity; the authors' is the mean plus one deviation
             of `likeness` over unmemorized captions of SD 1.4, so take one of your own model.
         thetas: tried in turn, the authors' by default; their code stops before theta = 1.
         once: count a neuron that both rules select once. The authors' code lists it twice and gives
             one entry back at a time, so that after a search that ended at its last theta, where
-            nothing may become more alike, it can not be given back.
+            nothing may become more alike, it cannot be given back.
         timestep, data_range: as in `likeness`. Another choice needs another threshold.
 
     Returns:
@@ -105,7 +105,7 @@ def find_neurons(
 
     Raises:
         InterpError: no two seeds are alike (the prompt does not look memorized), `usual` has fewer
-            than two prompts, or a run has no such timestep.
+            than two prompts, or `timestep` is out of range.
 
     Source: Hintersdorf et al., NeurIPS 2024, and its code, which differs from the paper in
     `thetas`, `once` and `timestep`, and whose hooks outlive an exception.
@@ -113,8 +113,8 @@ def find_neurons(
     (encoded,) = session._prompts(prompt)
     if usual.sizes.get("prompt", 0) < 2:
         raise InterpError(
-            "Neurons were to be found by how unusual their activations are.",
-            f"The usual ones are of {usual.sizes.get('prompt', 0)} prompts.",
+            "Cannot tell which neurons are unusually active.",
+            f"`usual` holds the activations of {usual.sizes.get('prompt', 0)} prompts.",
             "Pass activations(sd, captions) of many prompts, the more the better.",
         )
     seeds = chosen_seeds(seeds)
@@ -123,8 +123,8 @@ def find_neurons(
     alike = [row for row in range(len(seeds)) if bool((pairs[row] > threshold).any())]
     if not alike:
         raise InterpError(
-            f"Neurons that memorize {encoded!r} were to be found.",
-            f"Its noise predictions are alike to {float(pairs.max()):.3f} at most, the threshold "
+            f"The neurons that memorize {encoded!r} were asked for.",
+            f"Its noise predictions are at most {float(pairs.max()):.3f} alike, the threshold "
             f"is {threshold:.3f}: it does not look memorized.",
             "Choose another prompt, more seeds, or a threshold from `likeness` of controls.",
         )
@@ -238,7 +238,7 @@ def _pairs(points: Points, data_range: float | None) -> xr.DataArray:
     found = np.full((len(maps), len(maps)), np.nan)
     pairs = np.array(list(combinations(range(len(maps)), 2)), dtype=int)
     if len(pairs):
-        # Together, as the authors do: their data range is that of all pairs.
+        # All at once, as the authors do: their data range is taken over all pairs.
         values = ms_ssim(maps[pairs[:, 0]], maps[pairs[:, 1]], data_range).cpu().numpy()
         found[pairs[:, 0], pairs[:, 1]] = found[pairs[:, 1], pairs[:, 0]] = values
     return xr.DataArray(found, {"seed": seeds, "seed_2": seeds}, ("seed", "seed_2"))

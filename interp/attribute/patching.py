@@ -39,9 +39,9 @@ from interp.text.prompt import Prompt
 SIDES = ("k", "v")
 AXES = ("patch", "side", "prompt", "seed", "step", "layer", "head", "category")
 GRAPH = 4
-"""Memory of a row whose graph is kept, in rows without: the activations of every layer stay."""
+"""Memory of a row whose graph is kept, in rows without: every layer's activations are held."""
 FORWARD_AND_BACKWARD = 3
-"""What a row costs with its gradient, in rows without: a backward pass is two forward passes."""
+"""Cost of a row with its gradient, in rows without: a backward pass is two forward passes."""
 
 
 def attribution_patching(
@@ -76,12 +76,12 @@ def attribution_patching(
 
     Returns:
         `estimate(patch, side, prompt, seed, step, layer, head, category)` in units of the value:
-        value under the patch less value without. NaN for heads that a layer has not. And
+        value with the patch minus value without. NaN for heads that a layer lacks. And
         `clean(prompt, seed, step)`. Attribute `unet_rows` counts a backward pass as two rows;
         `unet_rows_naive` is one generation for each layer, step and category that is patched.
 
     Raises:
-        InterpError: for patches that are no edit of conditional embeddings.
+        InterpError: for patches that do not edit conditional embeddings.
 
     Source: Nanda 2023, "Attribution patching"; Kramár et al. 2024, AtP* (arXiv 2403.00745), whose
     warning holds here too: where the softmax is saturated, effects through keys are underestimated.
@@ -231,15 +231,15 @@ def _differentiable(patches: Sequence[Patch], value: Value) -> NoiseValue:
         rows = {operation.where.uncond for operation in patch.operations}
         if not patch.edits_embeddings or not rows <= {False}:
             raise InterpError(
-                f"The effect of {patch!r} was to be estimated.",
+                f"Cannot estimate the effect of {patch!r}.",
                 "Gradients are taken at the keys and values of conditional rows, for edits of the "
                 "embeddings that hold everywhere: the map itself says where and when.",
                 "Leave out layers=, steps=, heads=, side= and uncond=, and do not mask.",
             )
     if not isinstance(value, NoiseValue) or value.steps is not None:
         raise InterpError(
-            f"{value_name(value)} was to be differentiated.",
-            "There are gradients of values of noise predictions, one step at a time.",
-            "Use guidance() or noise_value(f), and say steps= of the cells.",
+            f"Cannot differentiate {value_name(value)}.",
+            "Gradients are of values of noise predictions, one step at a time.",
+            "Use guidance() or noise_value(f), and choose the cells' steps by steps=.",
         )
     return value

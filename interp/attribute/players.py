@@ -101,7 +101,7 @@ def named_players(players: Players, prompts: Sequence[Prompt], tokenizer: Any) -
             mine = set(positions(player, prompt) or ())
             if taken & mine:
                 raise InterpError(
-                    f"Player {name!r} was to be positions {sorted(mine)} of {prompt!r}.",
+                    f"Player {name!r} cannot be positions {sorted(mine)} of {prompt!r}.",
                     f"Another player has {sorted(taken & mine)} of them.",
                     "Give every position to one player.",
                 )

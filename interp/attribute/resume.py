@@ -100,7 +100,7 @@ def _answering(module: nn.Module, output: Any, copies: int) -> Iterator[None]:
     def answer(*args: Any, **kwargs: Any) -> Any:
         return _mapped(output, lambda x: repeat(x, "row ... -> (copy row) ...", copy=copies))
 
-    # On the instance, as diffusers' and accelerate's own hooks do: hooks can not skip a forward.
+    # On the instance, as diffusers' and accelerate's own hooks do: hooks cannot skip a forward.
     module.forward = answer  # type: ignore[method-assign]
     try:
         yield

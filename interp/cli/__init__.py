@@ -1,7 +1,6 @@
 """`interp ...`: the toolkit from a terminal. Thin: every command is one call that Python has too.
 
-Options are made from the signatures by typer. An error is one line; `--debug` shows where it is
-from.
+typer makes the options from the signatures. An error is one line; `--debug` shows its traceback.
 """
 
 import sys
@@ -10,7 +9,7 @@ from interp.errors import InterpError
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; exit with 1 and one line where something that was asked cannot be."""
+    """Run the command line; an `InterpError` is printed as one line and exits with 1."""
     from interp.cli.app import app
 
     given = sys.argv[1:] if arguments is None else arguments

@@ -8,12 +8,12 @@ DRAWINGS = "emoji"
 
 @organism.callback()
 def checkout() -> None:
-    """An installed package has the model, and not what it was made from."""
+    """Raise if the drawings are missing: an installed package has the model alone."""
     from interp.session.embedded import data_folders
 
     if not any((folder / DRAWINGS).is_dir() for folder in data_folders()):
         raise InterpError(
-            "The embedded model was to be built or measured.",
+            "A build or measurement of the embedded model was asked for.",
             f"Its drawings are in none of {', '.join(map(str, data_folders()))}: "
             "an installed interp brings the model alone.",
             "Work from a checkout of the repository.",

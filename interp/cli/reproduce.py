@@ -107,7 +107,7 @@ def _complete(asked: Any, given: dict[str, Any]) -> None:
     ]
     if missing:
         raise InterpError(
-            f"{asked.facts['name']} was to be reproduced on {given['--model']}.",
+            f"Cannot reproduce {asked.facts['name']} on {given['--model']}.",
             f"It takes your copies of {'; '.join(missing)}.",
             "Get them and pass them, or run on the embedded model, which brings its own.",
         )
@@ -125,7 +125,7 @@ def _complete(asked: Any, given: dict[str, Any]) -> None:
 
 
 def _deviations(asked: Any, sd: Any, cases: Any, seeds: Any, embedded: bool) -> str:
-    """What is not as in the paper, in one line."""
+    """What differs from the paper, in one line."""
     found = []
     if embedded:
         found.append("the embedded model, its prompts, descriptor and CLIP model")

@@ -1,6 +1,6 @@
-"""What a long command is at, a line for each stage with the time, wherever it runs.
+"""What a long command is doing: a timed line for each stage, on terminals and elsewhere.
 
-Stages are what the library says to its logger `interp`; bars are for terminals only.
+Stages are what the library logs to `interp`; progress bars are for terminals only.
 """
 
 import logging
@@ -15,7 +15,7 @@ class _Stages(logging.Handler):
 
 
 def show_stages() -> logging.Logger:
-    """Show from now on what the library is at, and return the logger to add to it."""
+    """Start showing the library's stages, and return its logger for further ones."""
     logger = logging.getLogger("interp")
     if not any(isinstance(handler, _Stages) for handler in logger.handlers):
         logger.addHandler(_Stages())

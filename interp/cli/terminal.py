@@ -1,6 +1,6 @@
-"""The console that commands print to. A prompt in it is text: `[bold]`, `:goat:` are what they are.
+"""The console that commands print to, which shows prompts literally, `[bold]` and `:goat:` too.
 
-rich would read both, in tables and titles too, and a terminal would obey the control characters.
+rich would interpret both, even in tables and titles, and a terminal obeys control characters.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ PICTURES = 0x2400
 
 
 def console(**options: Any) -> Any:
-    """A rich console that takes text as it is.
+    """A rich console that prints text literally.
 
     Example:
         >>> console(stderr=True).print(f"interp: {error}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Processes beside this one, for commands that can share their work out."""
+"""Worker processes, for commands that can share out their work."""
 
 import logging
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 
 @contextmanager
 def cluster(workers: int) -> Iterator[Any]:
-    """A Dask cluster of so many processes on this machine, or None for one."""
+    """A Dask cluster of that many local processes, or None for one."""
     if workers == 1:
         yield None
         return
@@ -19,7 +19,7 @@ def cluster(workers: int) -> Iterator[Any]:
             n_workers=workers,
             threads_per_worker=1,
             dashboard_address=None,
-            # What a worker that is busy ends with, and what it loads, is nobody's news.
+            # Workers log what they load and how they end, which no user needs to see.
             silence_logs=logging.ERROR,
             env={"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
         ) as local,

@@ -1,4 +1,4 @@
-"""The guidance where the last step looks at the end token: only the memorized region counts.
+"""Guidance weighted by the last step's attention to eot, so that only the memorized region counts.
 
 At the end of sampling the end-of-text token attends to what was memorized, so template copies (a
 memorized background behind a free foreground) are not averaged away. Needs the whole run.
@@ -28,12 +28,11 @@ def bright_ending(trace: xr.Dataset, first: int | None = None) -> xr.DataArray:
 
     Args:
         trace: from `Session.trace`, with guidance and with maps of categories.
-        first: average over so many steps from the start; None keeps the axis `step`.
+        first: average over this many steps from the start; None keeps the axis `step`.
 
     Source: Chen, Liu, Shah and Xu, "Exploring Local Memorization in Diffusion Models via Bright
     Ending Attention", ICLR 2025, section 4. The official code generates twice, keeps maps of all 77
-    positions of every prompt in memory, and finds the last step by the number 49, so that it fails
-    for any other number of steps.
+    positions of every prompt in memory, and takes step 49 for the last, so it needs 50 steps.
 
     Raises:
         InterpError: the trace lacks noise predictions, or maps by category of a down block.

@@ -1,4 +1,4 @@
-"""From control scores to a threshold: nothing about memorized prompts is needed, or looked at."""
+"""From control scores to a threshold, without looking at memorized prompts."""
 
 import numpy as np
 import xarray as xr
@@ -16,11 +16,10 @@ def calibrate(control: xr.DataArray | ArrayLike, fpr: float = 0.01) -> float:
 
     A score is flagged where it is *greater* than the threshold. Of all thresholds with
     FPR <= `fpr` the lowest flags most, so it has the highest TPR whatever the memorized scores are.
-    Ties are on the safe side: equal control scores are flagged all or none.
+    Equal control scores are all flagged, or none is.
 
-    The share is that of these controls. Of new ones, on average, a share of at most
-    `(k + 1) / (n + 1)` is flagged, with `k` of the `n` controls allowed above: with 20 controls
-    that is 5 %, whatever was asked for.
+    `fpr` holds for these controls. Of new ones, up to `(k + 1) / (n + 1)` are flagged on average,
+    where `k` of the `n` controls may exceed the threshold: 5 % with 20 controls and `fpr=0.01`.
 
     Args:
         control: scores of prompts that are known not to be memorized, of any shape.
@@ -30,7 +29,7 @@ def calibrate(control: xr.DataArray | ArrayLike, fpr: float = 0.01) -> float:
     *closest* to 1 %, which may exceed it.
 
     Raises:
-        InterpError: there are no scores, some are NaN, or `fpr` is no such number.
+        InterpError: there are no scores, some are NaN, or `fpr` is out of range.
     """
     scores = np.sort(np.asarray(control, dtype=np.float64), axis=None)
     if not scores.size or np.isnan(scores).any() or not 0 <= fpr < 1:

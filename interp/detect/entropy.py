@@ -1,7 +1,7 @@
-"""How widely attention is spread: on ordinary prompts it ends gathered on the start token.
+"""How widely attention is spread: on ordinary prompts it ends up on the start token.
 
-Reads the attention of the conditional rows only, averaged over queries. Not invariant to the length
-of the prompt (many pads share what is left), so compare prompts with controls of like lengths.
+Reads the attention of the conditional rows only, averaged over queries. It depends on the prompt's
+length (many pads share what is left), so compare prompts with controls of similar length.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from interp.errors import InterpError
 from interp.results.axes import POSITION
 
 EARLY = "down.1"
-"""Where E looks: SD 1 and 2's fourth layer, the last of the down block of half the resolution."""
+"""Where E looks: SD 1 and 2's fourth layer, the last of the down block at half resolution."""
 
 
 def attention_entropy(trace: xr.Dataset) -> xr.DataArray:
@@ -73,14 +73,14 @@ def late_entropy(trace: xr.Dataset, last: int | None = None) -> xr.DataArray:
 
     Args:
         trace: with `token_mass` recorded.
-        last: how many steps are the last; None is a fifth of them, which are theirs (10 of 50).
+        last: how many steps count as last; None takes a fifth, as the authors do (10 of 50).
 
     Source: Ren et al., ECCV 2024, section 4.2. The official code wants at least 41 steps, cannot
     stack layers of different numbers of heads (SD 2), and ends in NaN where float16 underflows.
     Here each layer's heads are averaged first, so that every layer counts the same.
 
     Raises:
-        InterpError: `token_mass` was not recorded, or there are not so many steps behind the first.
+        InterpError: `token_mass` was not recorded, or fewer than `last` steps follow the first.
     """
     nats = _nats(_attention(trace, "late_entropy"))
     steps = nats.sizes["step"]
@@ -110,5 +110,5 @@ def _nats(attention: xr.DataArray) -> xr.DataArray:
 
 
 def _of_layer(mass: xr.DataArray) -> list[str]:
-    """The coordinates that describe layers and steps, which a single number has no use for."""
+    """The coordinates of layers and steps, which a score of one layer and step drops."""
     return [str(n) for n, c in mass.coords.items() if {"layer", "step"} & set(c.dims)]

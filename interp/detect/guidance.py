@@ -19,7 +19,7 @@ def guidance_norm(trace: xr.Dataset, first: int | None = None) -> xr.DataArray:
 
     Args:
         trace: from `Session.trace`, with guidance; further axes (`patch`) are kept.
-        first: average over so many steps from the start; None keeps the axis `step`.
+        first: average over this many steps from the start; None keeps the axis `step`.
 
     Source: Wen, Liu, Chen and Lyu, "Detecting, Explaining, and Mitigating Memorization in Diffusion
     Models", ICLR 2024, equation 4; their best figures average over all 50 steps and 4 seeds. The

@@ -1,8 +1,7 @@
-"""How well do scores tell memorized prompts from controls? With intervals that know who is kin.
+"""How well scores tell memorized prompts from controls, with intervals clustered by training image.
 
-Curve and area are scikit-learn's. Published numbers are over prompts as if they were independent,
-and mostly against controls of another style; see `intervals` for the first, and match your controls
-for the second.
+Curve and area are scikit-learn's. Published numbers treat prompts as independent, and mostly use
+controls of another style: the clustering takes care of the first; for the second, match yours.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -54,8 +53,8 @@ def roc(
     Returns:
         Over the axis `fpr`: `tpr`, the highest true positive rate with a false positive rate of at
         most `fpr`; `tpr_low` and `tpr_high`; and `threshold`, as `calibrate` gives it (NaN for an
-        `fpr` of 1). Besides, `auc`, `auc_low` and `auc_high`. Ends are NaN where one side is a
-        single group.
+        `fpr` of 1). Also `auc`, `auc_low` and `auc_high`. Interval ends are NaN if either side is
+        a single group.
 
     Raises:
         InterpError: a side is empty or has NaN, or groups do not match the prompts.
@@ -67,17 +66,17 @@ def roc(
     flat = np.concatenate([side.values.reshape(-1) for side in sides])
 
     area, tpr = _curve(truth, flat, allowed)
-    # Of one seed, but not alike: sides with as many groups would be drawn in step.
+    # Two streams of one seed: with one stream, sides of equal size would be drawn alike.
     seeds = np.random.SeedSequence(seed).spawn(2)
     weights = [_weights(*of, resamples) for of in zip(sides, labels, seeds, strict=True)]
-    # What was checked once need not be checked a thousand times, which takes longer than the rest.
+    # Checking the same scores in every resample would take longer than the curves.
     with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
         both = zip(*weights, strict=True)
         drawn = [_curve(truth, flat, allowed, np.concatenate(weight)) for weight in both]
     tail = (1 - level) / 2
     areas = np.quantile([area for area, _ in drawn], [tail, 1 - tail])
     tprs = np.quantile([tpr for _, tpr in drawn], [tail, 1 - tail], axis=0)
-    if min(len(set(kin)) for kin in labels) == 1:
+    if min(len(set(groups)) for groups in labels) == 1:
         areas, tprs = areas * np.nan, tprs * np.nan
     thresholds = [calibrate(sides[1], x) if x < 1 else np.nan for x in allowed]
     return xr.Dataset(
@@ -135,5 +134,5 @@ def _curve(
 ) -> tuple[float, np.ndarray]:
     """The area, and the highest TPR at each allowed FPR."""
     fpr, tpr, _ = roc_curve(truth, scores, sample_weight=weight, drop_intermediate=False)
-    # Both rise, so the last point that is allowed is the best one.
+    # Both rise, so the last allowed point is the best one.
     return auc(fpr, tpr), tpr[np.searchsorted(fpr, allowed, side="right") - 1]

@@ -26,7 +26,7 @@ def score_change(trace: xr.Dataset, step: int | None = None) -> xr.DataArray:
     prompt), and appends to the results of earlier runs.
 
     Raises:
-        InterpError: the trace has no noise predictions, or no such step.
+        InterpError: the trace has no noise predictions, or lacks that step.
     """
     eps = variable(trace, "eps_c", "score_change")
     steps = eps.sizes["step"]

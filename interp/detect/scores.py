@@ -76,7 +76,7 @@ def scores(trace: xr.Dataset, detectors: Mapping[str, Detector] = DETECTORS) -> 
 
 
 def ready(sd: Session) -> None:
-    """Refuse, before anything runs, a session on which not every detector can say something.
+    """Refuse, before anything runs, a session that some detector cannot score.
 
     Example:
         >>> ready(ip.load(steps=2))     # an error
@@ -104,14 +104,14 @@ def scan(
     Example:
         >>> detect.scan(sd, read_prompts("memorized.csv").texts)["guidance norm"].mean("seed")
 
-    The maps of one image take 0.8 GB with SD 1.4 at 50 steps; leave out "bright ending" and they
-    are still recorded, so call `scores` on a trace of your own where that is too much.
+    The maps of one image take 0.8 GB with SD 1.4 at 50 steps, and are recorded even if `detectors`
+    lacks "bright ending". Where that is too much, call `scores` on a trace of your own.
 
     Raises:
         InterpError: there are no prompts, or as in `Session.trace` and `scores`.
     """
     if not prompts:
-        raise InterpError("Prompts were to be scanned.", "There are none.", "Pass at least one.")
+        raise InterpError("A scan was asked for.", "There are none.", "Pass at least one.")
     if detectors is DETECTORS:
         ready(sd)
     wanted = recorders(sd.pipe)

@@ -1,7 +1,7 @@
-"""What detectors take from a trace, and what to do where it was not kept.
+"""What detectors take from a trace, and what to do if it was not recorded.
 
-Differences are taken in float32 whatever a trace was kept in: a norm of 128 has neighbours 0.06
-apart in float16 and 1 apart in bfloat16, which is what most official code subtracts in.
+Differences are taken in float32 whatever the trace's dtype: near 128, numbers are 0.06 apart in
+float16 and 1 apart in bfloat16, in which most official code subtracts.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ def variable(trace: xr.Dataset, name: str, detector: str) -> xr.DataArray:
         >>> variable(trace, "eps_c", "score_change")
 
     Raises:
-        InterpError: the trace has no such variable; it says how to get one that has.
+        InterpError: the trace lacks the variable; the message says how to record it.
     """
     if name not in trace:
         kept = ", ".join(str(known) for known in trace.data_vars) or "nothing"
@@ -51,7 +51,7 @@ def guidance(trace: xr.Dataset, detector: str) -> xr.DataArray:
 
 
 def norm(values: xr.DataArray) -> xr.DataArray:
-    """The Euclidean norm over a latent's channels and pixels, of each image by itself.
+    """The Euclidean norm of each image's latent, over channels and pixels.
 
     Example:
         >>> norm(guidance(trace, "guidance_norm"))      # (prompt, seed, step)

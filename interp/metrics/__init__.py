@@ -1,4 +1,4 @@
-"""Metrics: what is this image worth, compared with a reference, a prompt, or its sister seeds?
+"""Metrics: how an image compares with a reference, a prompt, or the same prompt's other seeds.
 
     metric(images, reference) -> Tensor[n]          metric.provenance() -> dict
 

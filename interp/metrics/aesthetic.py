@@ -1,8 +1,7 @@
-"""How much people would like an image, as LAION's heads on CLIP guess it.
+"""How much people would like an image, as guessed by LAION's heads on CLIP.
 
-The cost side of a mitigation: Kim & No report it beside CLIPScore. It knows nothing of the prompt
-and nothing of memorization, and tells models apart rather than seeds; differences below a few
-tenths mean little.
+The cost side of a mitigation: Kim & No report it next to CLIPScore. It knows neither the prompt nor
+memorization, and tells models apart rather than seeds; differences below a few tenths mean little.
 """
 
 import hashlib
@@ -45,7 +44,7 @@ class Aesthetic(Metric):
         batch_size: images at a time.
 
     Raises:
-        InterpError: there is no such file, it holds no such head, or it is of another CLIP model.
+        InterpError: the file is missing, holds no such head, or is for another CLIP model.
 
     Source: C. Schuhmann, LAION-Aesthetics predictor V1 and V2, 2022. Their scripts run CLIP in half
     precision on a GPU; here everything is float32.
@@ -88,7 +87,7 @@ class Aesthetic(Metric):
 
     @torch.no_grad()
     def __call__(self, images: Images, reference: Any = None) -> Float[Tensor, " n"]:
-        """Return one score per image; `reference` is not looked at."""
+        """Return one score per image; `reference` is ignored."""
         return rearrange(self._model(self.clip.embed_images(images)), "n 1 -> n")
 
     def pairwise(self, images: Images) -> Float[Tensor, " pairs"]:
@@ -137,8 +136,8 @@ def _network(path: Path) -> nn.Sequential:
 
 def _no_head(path: Path, why: str) -> InterpError:
     return InterpError(
-        asked=f"{path.name} was to be loaded as an aesthetic head.",
-        exists=f"That can not be: {why}.",
+        asked=f"Cannot load {path.name} as an aesthetic head.",
+        exists=f"It is not one: {why}.",
         todo="Heads are one linear layer (weight, bias) or LAION's improved predictor (layers.0, "
         "2, 4, 6 and 7, each with weight and bias), with one output.",
     )

@@ -28,7 +28,7 @@ class CLIPScore(Metric):
         >>> clip(images, ["a photo of a goat"])
         tensor([0.31, 0.28])
 
-    Measure against the prompt that the user wrote, also where a mitigation rewrote it. Neither
+    Measure against the prompt that the user wrote, even if a mitigation rewrote it. Neither
     Hessel et al.'s factor 2.5 nor their clipping at 0 is applied: no paper of this field does.
 
     Args:
@@ -113,7 +113,7 @@ class CLIPScore(Metric):
             b = repeat(b, "1 d -> n d", n=len(a))
         if len(a) != len(b):
             raise InterpError(
-                asked=f"{len(a)} images against {len(b)} prompts were to be compared.",
+                asked=f"Cannot compare {len(a)} images with {len(b)} prompts.",
                 exists="There is one prompt for all images, or one for each.",
                 todo="Repeat the prompts so that the lengths agree.",
             )

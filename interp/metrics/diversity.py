@@ -1,7 +1,7 @@
-"""How different are the images of one prompt across seeds?
+"""How different the images of one prompt are across seeds.
 
-A memorized prompt gives the same image from every seed, whether or not the training image is at
-hand: the one measure of memorization that needs no reference.
+A memorized prompt gives the same image from every seed, so this measure of memorization needs no
+training image.
 """
 
 from collections.abc import Hashable, Sequence

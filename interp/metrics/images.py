@@ -1,4 +1,4 @@
-"""Images as users have them, made one thing: a float batch `[n, 3, h, w]` in [0, 1].
+"""Images of every kind that users have, as one: a float batch `[n, 3, h, w]` in [0, 1].
 
 All resizing in this package is `torch.nn.functional.interpolate(..., antialias=True)` on floats, so
 that no metric needs torchvision. Pillow's filter of the same name gives the same values up to its
@@ -103,7 +103,7 @@ def aligned(images: Images, reference: Images) -> tuple[Tensor, Tensor]:
         b = repeat(b, "1 c h w -> n c h w", n=len(a))
     if len(a) != len(b):
         raise InterpError(
-            asked=f"{len(a)} images against {len(b)} references were to be compared.",
+            asked=f"Cannot compare {len(a)} images with {len(b)} references.",
             exists="There is one reference for all images, or one for each.",
             todo="Repeat or select the references so that the lengths agree.",
         )
@@ -119,10 +119,10 @@ def same_size(images: Images, reference: Images) -> tuple[Tensor, Tensor]:
     a, b = aligned(images, reference)
     if a.shape != b.shape:
         raise InterpError(
-            asked=f"Pixels of {a.shape[-2]} x {a.shape[-1]} against {b.shape[-2]} x {b.shape[-1]} "
-            "were to be compared.",
+            asked=f"Cannot compare pixels of {a.shape[-2]} x {a.shape[-1]} with "
+            f"{b.shape[-2]} x {b.shape[-1]}.",
             exists="Pixel metrics compare images of one size.",
-            todo="Resize the reference to the size that was generated, and say so with the number.",
+            todo="Resize the reference to the generated size, and say so with the number.",
         )
     return a, b
 

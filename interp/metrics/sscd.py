@@ -66,7 +66,7 @@ def _unknown(kind: str) -> InterpError:
     return InterpError(
         asked=f"preprocess={kind!r} was asked for.",
         exists=f"There are {', '.join(get_args(Preprocess))}.",
-        todo="Take the one that the numbers you compare with were made with.",
+        todo="Take the one behind the numbers you compare with.",
     )
 
 
@@ -117,14 +117,14 @@ class SSCD(Metric):
             self._model = torch.jit.load(self.path, map_location=device).eval()
         except RuntimeError as cause:
             raise InterpError(
-                asked=f"{self.path.name} (SHA-256 {self.sha256}) was to be loaded as TorchScript.",
-                exists="It is a file that torch.jit.load refuses.",
+                asked=f"Cannot load {self.path.name} (SHA-256 {self.sha256}) as TorchScript.",
+                exists="torch.jit.load refuses it.",
                 todo="Export it with torch.jit.save; a plain state dict has no network in it.",
             ) from cause
         self.preprocess, self.device, self.batch_size = preprocess, torch.device(device), batch_size
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # TorchScript can not be sent to other processes: they load the file.
+        # TorchScript cannot be sent to other processes: they load the file.
         made = (self.path.resolve(), self.preprocess, str(self.device), self.batch_size)
         return type(self), made
 

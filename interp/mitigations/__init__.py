@@ -1,7 +1,7 @@
-"""The field's mitigations, each one line on a stock pipeline, with citation and defaults.
+"""The field's mitigations, each with its citation and the authors' defaults.
 
 Edits of embeddings and attention are `Patch`es: `patch.on(pipe)`, `patch.install(pipe)`. Those that
-rewrite the prompt, or optimise it for the noise at hand, need a session: `sd.run(..., patch=...)`.
+rewrite the prompt or change the noise need a session: `sd.run(..., patch=...)`.
 """
 
 from interp.mitigations.attention import rescale_sot

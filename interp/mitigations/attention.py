@@ -1,5 +1,7 @@
 """The mitigation that edits attention: Ren et al., ECCV 2024 (arXiv 2403.11052)."""
 
+from functools import reduce
+from operator import and_
 from typing import Literal
 
 from interp.patch import Patch, mask, scale
@@ -16,22 +18,19 @@ def rescale_sot(
 
     Args:
         c1: the factor on the logit, 1.25 by default; MemBench uses 1.1. Logits are linear in the
-            key, so it is the key that is scaled, in any attention kernel. A negative logit is
+            key, so the key is scaled, which works in any attention kernel. A negative logit is
             pushed further down, as in the authors' code.
-        mask_pads: hide every position behind the end-of-text token, each row behind its own.
+        mask_pads: in each row, hide every position after its end-of-text token.
         uncond: also hide keys in the unconditional rows, whose first token is never scaled: with
-            True those behind the end of the unconditional prompt, with "paired" those behind the
-            end of the conditional prompt beside it, which is what the authors' code does.
+            True those after the end of the unconditional prompt, with "paired" those after the
+            end of the conditional prompt it is paired with, as in the authors' code.
 
-    Source: Ren et al., section 5. What their code does differently: it takes every second row for
-    a conditional one, which is true for one image only (MemBench runs it on ten), and it has SD 1's
-    eight heads written into it. For one image, `uncond="paired"` is what it computes.
+    Source: Ren et al., section 5. Their code takes every second row for a conditional one, which
+    holds for a single image only (MemBench runs it on ten), and hard-codes SD 1's eight heads. For
+    one image it computes what `uncond="paired"` does.
     """
-    # A factor of 1 leaves its key as it is; leaving it out keeps the stock kernel's numbers.
+    # Scaling by 1 changes nothing; leaving it out keeps the stock kernel's numbers.
     steps = [scale("sot", c1, side="k")] if c1 != 1 or not mask_pads else []
     if mask_pads:
         steps.append(mask("pad", uncond=bool(uncond), paired=uncond == "paired"))
-    patch = steps[0]
-    for step in steps[1:]:
-        patch = patch & step
-    return patch
+    return reduce(and_, steps)

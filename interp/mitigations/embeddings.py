@@ -19,8 +19,8 @@ def repad_zero_eot(token: str = "!", uncond: bool = True) -> Patch:
         ...     pipe("Antique Church Poster in Berlin").images[0]
 
     Args:
-        token: the pad token of SD 2; where the tokenizer already pads with it, only the zeroing
-            is left.
+        token: SD 2's pad token by default; if the tokenizer already pads with it, only the zeroing
+            has an effect.
         uncond: also pad the unconditional prompt with it; its end-of-text embedding is kept.
 
     Source: Kim & No, their first mitigation. Their code sets the pad token on the tokenizer and
@@ -62,15 +62,15 @@ def embedding_noise(std: int | float = 0.1, seed: int = 0, uncond: bool = False)
     Args:
         std: 0.1 in the authors' code.
         seed: of the noise, which is the same for every prompt and generation seed.
-        uncond: also add noise to the unconditional rows, drawn for itself, as in the authors' code:
-            the same noise in both would cancel in part of the guidance.
+        uncond: also add noise to the unconditional rows, drawn independently, as in the authors'
+            code: the same noise in both would partly cancel in the guidance.
 
-    Source: Somepalli et al. 2023. Their code overrides `_encode_prompt`, which diffusers no longer
-    calls: run with a current diffusers it silently does nothing.
+    Source: Somepalli et al. 2023. Their code overrides `_encode_prompt`, which current diffusers
+    no longer calls, so there it silently does nothing.
     """
     conditional = noise(CATEGORIES, std=std, seed=seed)
     if not uncond:
         return conditional
-    # A seed of the seed's own: seed + 1 would be the conditional noise of the next one.
+    # Derived from the seed: seed + 1 would repeat the next seed's conditional noise.
     (other,) = np.random.SeedSequence([seed, 1]).generate_state(1).tolist()
     return conditional & noise(CATEGORIES, std=std, seed=other, uncond="only")

@@ -1,10 +1,10 @@
 """Mitigations that start from other noise, where guidance `eps_c - eps_u` is small.
 
-A memorized prompt has large guidance from the first step on at most noise, but not at all of it.
-These look for noise that is outside the basin, and leave prompt and embeddings alone: what the
-prompt says is kept, but a seed no longer gives the image that it gives without them.
+A memorized prompt has large guidance from the first step on for most initial noise, but not for
+all. These look for noise outside the basin and leave prompt and embeddings alone: the image still
+follows the prompt, but is not the one that the seed would give without them.
 
-All lengths are in units of SD 1.4's latent (4 x 64 x 64), and rescaled by the root of the number of
+All lengths are in units of SD 1.4's latent (4 x 64 x 64), rescaled by the root of the number of
 elements, as in `optimise_embedding`.
 """
 
@@ -129,9 +129,9 @@ def adjust_noise(
 
     Args:
         iterations: 2 in the authors' code, as are the other defaults.
-        rate: of a step.
-        radius: how far away the second look is taken.
-        unguided: so many first steps are run without guidance.
+        rate: step size.
+        radius: how far away `g` is evaluated a second time.
+        unguided: how many first steps run without guidance.
 
     Source: Han et al., "Adjusting Initial Noise to Mitigate Memorization in Text-to-Image Diffusion
     Models", NeurIPS 2025 (arXiv 2510.08625), batch-wise. Their guidance is 7 and their precision
@@ -154,10 +154,10 @@ def optimise_noise(
     Args:
         target: 0.9 in the authors' code.
         learning_rate: 0.01 in the authors' code.
-        iterations: at most so many; theirs may take 1,000, most need a tenth.
+        iterations: at most this many; theirs may take 1,000, most need a tenth.
 
-    Source: Han et al. (see `adjust_noise`), per sample. Theirs is AdamW, whose weight decay shrinks
-    the noise, and then it is no longer Gaussian.
+    Source: Han et al. (see `adjust_noise`), per sample. They use AdamW, whose weight decay shrinks
+    the noise, so that it is no longer standard Gaussian.
     """
     return OptimiseNoise(target, learning_rate, iterations)
 
@@ -175,16 +175,16 @@ def sharpness_aware_noise(
     rows and two backward passes, for each seed.
 
     Args:
-        target: 8.2 in the authors' code; noise of SD 1.4's size has `weight * |x|` of 6.4.
+        target: 8.2 in the authors' code; at SD 1.4's size `weight * |x|` alone is 6.4.
         weight: of the length of the noise: 0.05 for SD 1, 0.01 for SD 2.
         learning_rate: 0.05 in the authors' code.
-        iterations: at most so many, 10 in the authors' code.
+        iterations: at most this many, 10 in the authors' code.
 
     Source: Jeon et al., ICML 2025 (arXiv 2412.04140), algorithm 2. The paper minimises
-    `|g(x + d) - g(x)|`; its code, which the target belongs to, `|g(x + d)|`, as is done here. The
-    code computes the direction once and then moves on; draws new candidates until enough are below
-    the target, some of which are the same; raises the target when they are not found; and takes
-    velocities of SD 2 with the wrong sign.
+    `|g(x + d) - g(x)|`; its code, to which the target belongs, `|g(x + d)|`, as here. The code
+    computes the direction only once; draws new candidates until enough are below the target, some
+    of them duplicates; raises the target if too few are found; and takes SD 2's velocities with the
+    wrong sign.
     """
     return SharpnessAwareNoise(target, weight, learning_rate, iterations)
 
@@ -203,7 +203,7 @@ def _descend(loss: object, start: Noise, rate: float, iterations: int, target: f
 
 
 def _unit(latents: Noise) -> float:
-    """What lengths in this latent are multiplied by, to be those in SD 1.4's."""
+    """The factor from lengths in this latent to lengths in SD 1.4's."""
     return (REFERENCE_SIZE / latents.numel()) ** 0.5
 
 
@@ -212,7 +212,7 @@ def _length(latents: Noise) -> Float[Tensor, ""]:
 
 
 def _settings(mitigation: object, names: Sequence[str]) -> None:
-    """Raise for a setting that is negative or no number."""
+    """Raise for a setting that is negative, infinite or NaN."""
     for name in names:
         value = getattr(mitigation, name)
         if not 0 <= value < float("inf"):

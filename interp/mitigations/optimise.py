@@ -1,7 +1,7 @@
 """The mitigation that optimises the embedding: Wen et al., ICLR 2024 (arXiv 2407.21720).
 
-It needs gradients through the UNet, so its memory is several times that of generation. Not a
-`Patch`: it depends on the noise that will be denoised, and so on the session and its seeds.
+It needs gradients through the UNet, and so several times the memory of generation. Not a `Patch`:
+it depends on the initial noise, and so on the session and its seeds.
 """
 
 import json
@@ -30,7 +30,7 @@ class OptimiseEmbedding:
     iterations: int = 10
 
     def __post_init__(self) -> None:
-        # Written so that NaN fails too: compared with it, no norm would ever be small enough.
+        # Written so that NaN fails too.
         if not (self.target >= 0 and self.iterations >= 0 and self.learning_rate > 0):
             raise InterpError(
                 f"A target of {self.target} in {self.iterations} iterations at learning rate "
@@ -97,19 +97,19 @@ def optimise_embedding(
         >>> sd.images(prompt, seeds=range(4), patch=optimise_embedding(target=1.5))
 
     One embedding is found for all seeds of a prompt, by Adam on the mean over seeds of
-    `|eps_c - eps_u|` at the first step; it stops before a step whose mean is at most the target,
-    so a prompt that is below it from the start keeps its embedding.
+    `|eps_c - eps_u|` at the first step; it stops once the mean is at most the target, so a prompt
+    that starts there keeps its embedding.
 
     Args:
         target: per image, in units of SD 1.4's latent (4 x 64 x 64); other sizes are rescaled by
             the root of their number of elements.
         learning_rate: 0.05 in the authors' code.
-        iterations: at most so many steps, 10 in the authors' code.
+        iterations: at most this many steps, 10 in the authors' code.
 
-    Source: Wen et al., section 5.1. What their code does differently: its norm runs over all n
+    Source: Wen et al., section 5.1. What their code does differently: its norm is over all n
     images of a batch at once, about sqrt(n) times that of one, so the README's target 3 at n = 4
     is 1.5 per image, while Kim & No run 3 at n = 1 and MemBench 5 at n = 10 (1.58 per image); it
     uses AdamW, whose weight decay moves the first token although its gradient is zeroed; its
-    parameters have the model's half precision; and v-prediction is taken for noise.
+    parameters are in half precision; and v-prediction is taken for noise.
     """
     return OptimiseEmbedding(target, learning_rate, iterations)

@@ -35,7 +35,7 @@ class RandomWords:
 
     def text(self, text: str, tokenizer: Any) -> str:
         """Return the prompt with the random words in it; the same for the same prompt and seed."""
-        # Drawn per prompt: a prompt's result must not depend on which others were run before it.
+        # Drawn per prompt, so that a prompt's result does not depend on what ran before it.
         random = np.random.default_rng([self.seed, zlib.crc32(text.encode())])
         words = text.split()
         for _ in range(self.count):
@@ -71,13 +71,13 @@ def random_tokens(count: int = 4, seed: int = 0) -> RandomWords:
         >>> sd.images(prompt, seeds=range(4), patch=random_tokens(4, seed=0))
 
     Args:
-        count: 4 is the default of the authors' script for Stable Diffusion, whose function has 2,
-            and what Wen et al.'s code inserts at inference; Kim & No's inserts 1.
-        seed: the draw depends on it and on the prompt, on nothing else.
+        count: 4 is the default of the authors' script (its function's is 2), and what Wen et al.'s
+            code inserts at inference; Kim & No's inserts 1.
+        seed: the draw depends on it and on the prompt alone.
 
-    Source: Somepalli et al. 2023. Their code decodes any id below 49,400, fragments of bytes
-    included, which come back as other tokens or several; here a drawn token is one token of the
-    prompt. It draws from Python's and numpy's global generators.
+    Source: Somepalli et al. 2023. Their code decodes any id below 49,400, byte fragments included,
+    which are read back as one or more other tokens; here each drawn token stays one token. Theirs
+    draws from Python's and numpy's global generators.
     """
     return RandomWords("tokens", count, seed)
 

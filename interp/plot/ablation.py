@@ -47,7 +47,7 @@ def ablation(
     """
     if "patch" not in grid.dims:
         raise InterpError(
-            "Patches were to be compared.",
+            "A comparison of patches was asked for.",
             f"The data has the axes {', '.join(map(str, grid.dims))}.",
             "Run several: sd.run(prompts, patch={'none': None, 'h': ip.zero('pad')}).",
         )

@@ -112,7 +112,7 @@ def head_grid(effects: xr.DataArray, columns: str = "category", label: str = "")
 
     Args:
         effects: over (layer, head) and perhaps `columns`, prompt and seed, which are averaged.
-            Heads that a layer has not are NaN, and blank.
+            Heads that a layer lacks are NaN, and blank.
         columns, label: as in `layer_step_map`.
 
     Raises:
@@ -205,7 +205,7 @@ def _flat(
     left = [str(dim) for dim in values.dims if dim not in (*needed, *panels)]
     if missing or left:
         raise InterpError(
-            f"Effects were to be drawn over {', '.join(needed)}.",
+            f"Cannot draw effects over {', '.join(needed)}.",
             f"They have the axes {', '.join(map(str, effects.dims))}.",
             f"Select or sum the others: {', '.join(missing + left)}.",
         )

@@ -53,7 +53,7 @@ def length_curve(values: xr.DataArray | xr.Dataset) -> Figure:
 def _against(data: xr.DataArray | xr.Dataset, axis: str, label: str) -> Figure:
     if axis not in data.coords:
         raise InterpError(
-            f"Values were to be drawn against the {axis} of prompts.",
+            f"Cannot draw values against the {axis} of prompts.",
             f"The coordinates are {', '.join(map(str, data.coords))}.",
             f'Add it: data.assign_coords({axis}=("prompt", numbers)).',
         )

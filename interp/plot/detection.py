@@ -74,7 +74,7 @@ def detector_scores(
     shown = panels(scores)
     if KIND not in scores.coords:
         raise InterpError(
-            "Scores were to be drawn by kind of prompt.",
+            "Cannot draw scores by kind of prompt.",
             "Their prompts have no coordinate 'kind'.",
             'Say which are which: scores.assign_coords(kind=("prompt", ["memorized", ...])).',
         )

@@ -1,4 +1,4 @@
-"""Generated images side by side: what a number of a table looks like."""
+"""Generated images side by side: what a table's numbers look like."""
 
 from textwrap import fill
 
@@ -35,7 +35,7 @@ def image_grid(images: xr.DataArray, rows: str = "patch", columns: str = "prompt
     left = [str(dim) for dim in rest if images.sizes[dim] > 1]
     if left or rows not in images.dims or columns not in images.dims:
         raise InterpError(
-            f"Images were to be laid out with {rows} down and {columns} across.",
+            f"Cannot lay out images with {rows} down and {columns} across.",
             f"They have the axes {', '.join(map(str, images.dims))}.",
             "Select until those two are left, such as images.isel(seed=0), or name other ones.",
         )

@@ -50,11 +50,11 @@ def mass_over_layers(run: xr.Dataset) -> Figure:
 def _over(run: xr.Dataset, axis: str) -> Figure:
     if "mass" not in run:
         raise InterpError(
-            f"The attention mass over each {axis} was to be drawn.",
+            f"Cannot draw the attention mass over each {axis}.",
             f"The dataset has {', '.join(map(str, run.data_vars)) or 'no variables'}.",
             "Record it: sd.run(prompts, record=ip.mass).",
         )
-    # Heads first: layers with more of them count no more than others.
+    # Heads first, so that layers with more heads do not count more.
     keep = {"prompt", "seed", "category", axis}
     mass = run.mass.mean("head")
     mass = mass.mean([dim for dim in mass.dims if dim not in keep])

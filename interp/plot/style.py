@@ -51,7 +51,7 @@ STYLE: Any = {
     "lines.markersize": 3.5,
     "figure.dpi": 150,
     "savefig.dpi": 300,
-    # Text stays text in a PDF, which journals ask for.
+    # Journals ask for text that stays text in a PDF.
     "pdf.fonttype": 42,
     # Prompts and tokens are drawn as they are: a "$" in one is a dollar, not mathematics.
     "text.parse_math": False,
@@ -78,7 +78,7 @@ def canvas(
             layout="constrained",
             **share,
         )
-        # pyplot would keep it for ever, and a notebook would show it twice.
+        # pyplot would keep it forever, and a notebook would show it twice.
         plt.close(figure)
         yield figure, axes
         for ax in figure.axes:  # ticks are made when they are asked for: now, under these settings
@@ -128,7 +128,7 @@ def entry(text: object) -> str:
 
 
 def kinds(data: xr.DataArray | xr.Dataset) -> dict[str, xr.DataArray]:
-    """For every kind of prompt, which prompts are of it; one nameless kind where none are named.
+    """Which prompts are of each kind; one nameless kind if none is given.
 
     Example:
         >>> list(kinds(run))
@@ -143,7 +143,7 @@ def kinds(data: xr.DataArray | xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def colours(names: Iterable[str]) -> dict[str, Any]:
-    """A colour for every kind: its own for those that have one, and others beside them.
+    """A colour for every kind: memorized and control have their own, others get the next free one.
 
     Example:
         >>> colours(["memorized", "control"])["memorized"]

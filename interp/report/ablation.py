@@ -73,7 +73,7 @@ def table(grid: xr.Dataset, out: Path, keeps: float) -> pd.DataFrame:
 
 
 def levels_known(grid: xr.Dataset) -> bool:
-    """Whether it is known how often training images were shown, and not all were alike."""
+    """Whether the numbers of views are known, and differ."""
     return bool((grid.views != UNKNOWN).all()) and len(np.unique(grid.views)) > 1
 
 
@@ -90,7 +90,7 @@ def figures(session: Session, grid: xr.Dataset, unedited: xr.Dataset) -> dict[st
         drawn[f"images_{kind}"] = plot.image_grid(of.image.isel(seed=0))
     if levels_known(grid):
         drawn["views"] = plot.views_curve(shown["to training image"].sel(patch="none"))
-    # Its heads are averaged already, which figures do by themselves.
+    # Its heads are averaged already, and the figures expect the axis.
     attention = unedited[["mass", "tokens"]].expand_dims(head=1)
     drawn["mass_over_steps"] = plot.mass_over_steps(attention)
     drawn["mass_over_layers"] = plot.mass_over_layers(attention)

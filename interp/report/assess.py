@@ -28,7 +28,7 @@ from interp.report.edits import PLAYERS, without
 def assess(
     data: xr.Dataset, threshold: float, levels: Mapping[str, float] | None = None
 ) -> xr.Dataset:
-    """Add what follows to what was measured.
+    """Add the conclusions to the measurements.
 
     Example:
         >>> assess(data, 0.5).verdict

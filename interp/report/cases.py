@@ -19,7 +19,7 @@ HELD_OUT = f"{FOLDER}/held_out.csv"
 EVERY = 1000
 """More levels of views than there are."""
 UNKNOWN = -1
-"""Views of an image of which nobody knows how often it was shown."""
+"""Views of an image where the number is unknown."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def known(limit: int | None = None, levels: int = 3) -> list[Case]:
         ['memorized', 'control']
 
     Args:
-        limit: at most so many of each kind, taken from the levels in turn.
-        levels: of how many levels of views.
+        limit: at most this many of each kind, taken from the levels in turn.
+        levels: how many levels of views to take from.
 
     Raises:
         InterpError: there is no embedded model.
@@ -115,7 +115,7 @@ def from_files(
 
     Args:
         memorized, controls: files for `read_prompts`.
-        limit: at most so many groups of each, the first prompt of each group before second ones.
+        limit: at most this many groups of each, the first prompt of each group before second ones.
     """
     cases = []
     for path, kind in ((memorized, "memorized"), (controls, "control")):

@@ -65,7 +65,7 @@ def collect(
     calibration: detect.Calibration | None = None,
     client: Any = None,
 ) -> xr.Dataset:
-    """Generate, record and measure all that a report says about these prompts.
+    """Generate, record and measure everything a report says about these prompts.
 
     Example:
         >>> data = collect(sd, cases, store="out/report/edits.zarr", similarity=sscd, threshold=0.5)

@@ -1,7 +1,7 @@
 """What a long run will cost: images, UNet rows, hours on this machine, and disk.
 
-Hours are extrapolated from two short runs, so they know the device, the precision and the size of
-images, and nothing of what else the machine will do meanwhile.
+Hours are extrapolated from two short runs, so they reflect the device, precision and image size,
+but not what else the machine will be doing.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def cost(
 
 
 def _timed(session: Session) -> tuple[float, float]:
-    """Seconds of one UNet row, and of what an image needs besides (encoding, decoding)."""
+    """Seconds of one UNet row, and of the rest of an image (encoding, decoding)."""
     took = {}
     for steps in (1, SHORT, LONG):  # the first one warms up
         short = Session(session.pipe, steps=steps, guidance=session.guidance,

@@ -25,7 +25,7 @@ REMOVED: Mapping[str, tuple[str, ...]] = {
     "zero prompt, eot and pad": ("prompt", "eot", "pad"),
 }
 CHEAP = ("repad '!' and zero eot", "zero pad 70 %", "Ren et al.", "random token addition (RTA)")
-"""Mitigations that cost no more than an image, one of each sort."""
+"""Mitigations that add no cost to an image, one of each sort."""
 
 NOISE = "embedding noise"
 """The field's mitigation that the paper does not compare."""

@@ -37,7 +37,7 @@ def summary(found: Findings, threshold: float) -> Figure:
             ax.barh(place + 0.18, middle, 0.34, color=colour)
             if np.isfinite(low):
                 ax.plot([low, high], [place + 0.18] * 2, color="#7f7f7f", linewidth=0.9)
-            # A piece of the line for each bar: one through all would run through the words.
+            # A piece of the line for each bar: a single line would cross the words.
             ax.plot([threshold] * 2, [place - 0.04, place + 0.4], color="#7f7f7f", linewidth=1.1)
             said = f"{effect.label}: {effect.copies:.0%} copies"
             weight = "bold" if effect.role in (NONE, MITIGATION) else "normal"

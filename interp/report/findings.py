@@ -1,7 +1,7 @@
 """The answer of the report: how many, what drives it, what removes it, at what cost.
 
 Only arithmetic on a collected dataset, so that the words at the top of the page and the numbers
-below them can not disagree.
+below them cannot disagree.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from interp.report.words import label
 from interp.results import intervals
 
 SMALLEST = 0.05
-"""A similarity that all removals together do not change by more has no drivers to speak of."""
+"""If all removals together change similarity by no more than this, nothing drives it."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def generate(
     more: Mapping[str, Any] | None = None,
     client: Any = None,
 ) -> xr.Dataset:
-    """Return images of every prompt under every edit, and how alike they are to what.
+    """Return images of every prompt under every edit, and their similarities.
 
     Example:
         >>> grid = generate(sd, cases, edits(), 2, store="out/edits.zarr", similarity=sscd)
@@ -43,7 +43,7 @@ def generate(
     Args:
         session: pipeline and settings.
         cases: prompts with what is known of them.
-        edits: by name; the unedited image comes first by itself.
+        edits: by name; the unedited image is added in front.
         seeds: of each prompt under each edit: how many, or which.
         store: of the sweep, `*.zarr`; the same call continues it.
         similarity: between two images, large where they are alike.

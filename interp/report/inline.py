@@ -1,6 +1,6 @@
 """Pictures inside the page: figures as SVG that follows its colours, images as data URIs.
 
-Small on purpose: a report is sent around, and ten megabytes are what a mail will carry.
+Small on purpose: reports are mailed, and ten megabytes are what a mail will carry.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def svg(figure: Figure, says: str) -> Markup:
 
     Args:
         figure: in the toolkit's style.
-        says: what it shows, for those who can not see it.
+        says: what it shows, for those who cannot see it.
     """
     file = io.StringIO()
     with plt.rc_context(INLINE):
@@ -52,7 +52,7 @@ def svg(figure: Figure, says: str) -> Markup:
 
 
 def picture(pixels: UInt8[np.ndarray, "h w rgb"], side: int) -> str:
-    """An image as a data URI, its longer side at most so long.
+    """An image as a data URI, its longer side at most this many pixels.
 
     Example:
         >>> picture(data.image.isel(prompt=0, seed=0).values, 256)[:15]

@@ -1,4 +1,4 @@
-"""Which networks measure: those beside an embedded model, or the files that the user gives."""
+"""Which networks measure: those stored next to an embedded model, or files that the user gives."""
 
 import json
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ class Measures:
     def fitted(self, cases: Sequence[Case], sd: Session) -> list[Case]:
         """The cases with training images as the measure takes them: SSIM needs one size.
 
-        Descriptors resize by themselves, and are given the original.
+        Descriptors do their own resizing, and are given the original.
         """
         if isinstance(self.copy, SSCD):
             return list(cases)

@@ -10,7 +10,7 @@ from typing import Any
 from interp.record.recorders import Maps
 
 SIDE = 16
-"""At most so many cells across: the resolution at which Stable Diffusion's layers know places."""
+"""Cells across, at most: the resolution at which Stable Diffusion's layers know places."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """From a dataset to a page and its figures: pure, without a model, the same every time.
 
-One file that needs nothing else and asks for nothing: style, script and pictures are inside, and a
-policy in its head lets the browser run this script only and fetch nothing at all.
+One self-contained file: style, script and pictures are inside, and a policy in its head lets the
+browser run this script only and fetch nothing at all.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def render(
         source: the dataset's file name, which the page names.
 
     Raises:
-        InterpError: the dataset is of something else.
+        InterpError: the dataset was not made by a report.
     """
     missing = [name for name in NEEDED if name not in data]
     if missing:
         raise InterpError(
-            "A report was to be drawn from a dataset.",
+            "Cannot draw a report from this dataset.",
             f"It has no {', '.join(missing)}.",
             "Give the dataset that a report wrote: report.nc.",
         )
@@ -163,7 +163,7 @@ def _policy(script: str) -> str:
 
 
 def _says(name: str) -> str:
-    """What a figure shows, for those who can not see it."""
+    """What a figure shows, for those who cannot see it."""
     if name == "summary":
         return "Similarity to the training image under each edit; the table below has the numbers."
     if name == "where":

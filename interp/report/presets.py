@@ -1,7 +1,7 @@
-"""What a paper was measured with, as a file: `data/papers/NAME.toml`, every value with its source.
+"""A paper's experimental setting as a file: `data/papers/NAME.toml`, every value with its source.
 
-A paper is reproduced by `interp reproduce NAME`. Presets hold facts alone; how edits and detectors
-are computed is the library's, and a deviation from an author's code stands in its docstring.
+`interp reproduce NAME` reproduces a paper. Presets hold facts alone; the library computes edits and
+detectors, and its docstrings say where it deviates from the authors' code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Preset:
 
     Attributes:
         key: the name of the file.
-        facts: the file's content, as it stands there.
+        facts: the file's content.
     """
 
     key: str
@@ -74,7 +74,7 @@ class Preset:
 
 
 def names() -> list[str]:
-    """The papers that there are presets for.
+    """The papers that have presets.
 
     Example:
         >>> names()
@@ -91,14 +91,14 @@ def preset(name: str) -> Preset:
         (0, 1, 10)
 
     Raises:
-        InterpError: there is none of that name, or its file is not what a preset is.
+        InterpError: there is none of that name, or its file is malformed.
     """
     for root in data_folders():
         path = root / PAPERS / f"{name}.toml"
         if name in names() and path.is_file():
             return _read(path)
     raise InterpError(
-        f"The paper {name!r} was to be reproduced.",
+        f"Cannot reproduce the paper {name!r}.",
         f"There are presets for {', '.join(names()) or 'none'}.",
         "Name one of them, or add data/papers/NAME.toml after their pattern.",
     )
@@ -113,8 +113,8 @@ def _read(path: Path) -> Preset:
             raise ValueError(f"unknown detectors {unknown}, tables {found.tables!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise InterpError(
-            f"The preset {path} was to be read.",
-            f"It is not what a preset is ({type(error).__name__}: {error}).",
+            f"Cannot read the preset {path}.",
+            f"It is malformed ({type(error).__name__}: {error}).",
             "Follow data/papers/kim-no.toml (tables of edits) or wen.toml (tables of detectors).",
         ) from error
     return found

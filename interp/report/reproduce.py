@@ -2,7 +2,7 @@
 
     reproduce(sd, preset("kim-no"), cases, Path("out/kim-no"), similarity=sscd)
 
-What agrees is said by intervals: a published figure is inside ours or not.
+Agreement is judged by intervals: a published figure is inside ours or not.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def changes(session: Session, data: xr.Dataset) -> xr.DataArray:
 
     Returns:
         The pull with the removal less that without, over (prompt, player, step, layer). NaN for
-        prompts that are not memorized, and for categories that a prompt has not.
+        prompts that are not memorized, and for categories that a prompt lacks.
     """
     shape = {"prompt": data.prompt, "player": list(PLAYERS), "step": data.step, "layer": data.layer}
     sizes = [len(axis) for axis in shape.values()]

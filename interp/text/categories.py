@@ -50,7 +50,7 @@ def categories(
     """The category code of every position, from the ids alone.
 
     Where the pad token is the end-of-text token, the prompt ends at the first id of the trailing
-    run of them; elsewhere at the last end-of-text id. Ids alone can not tell a prompt that ends by
+    run of them; elsewhere at the last end-of-text id. Ids alone cannot tell a prompt that ends by
     spelling out `<|endoftext|>` from a shorter one: `encode`, which sees the text, can.
 
     Example:

@@ -1,7 +1,7 @@
 """Prompts with their embeddings as a dataset, and back: how donors are kept and exchanged.
 
-Whatever was done to embeddings elsewhere (averaged, optimised, taken from another run), put into
-such a dataset it can be a donor. Not for attention or images: those are results of runs.
+Embeddings made elsewhere (averaged, optimised, taken from another run) become donors in such a
+dataset. Not for attention or images: those are results of runs.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ def as_dataset(prompts: Sequence[Prompt]) -> xr.Dataset:
     Example:
         >>> ip.save(ip.as_dataset([a, b]), "donors.nc")
 
-    Values are float32 whatever the embeddings are, which loses nothing; `as_prompts` gives their
-    own precision back.
+    Values are float32, which loses nothing; `as_prompts` restores the embeddings' own dtype.
 
     Raises:
         InterpError: for no prompts, or prompts of different models.
@@ -34,7 +33,7 @@ def as_dataset(prompts: Sequence[Prompt]) -> xr.Dataset:
     kinds = {(tuple(p.embeds.shape), p.embeds.dtype, p.ids_2 is None) for p in prompts}
     if len(kinds) != 1:
         raise InterpError(
-            f"{len(prompts)} prompts were to be one dataset.",
+            f"Cannot make one dataset of {len(prompts)} prompts.",
             f"They have {len(kinds)} kinds of embeddings, where there must be one.",
             "Pack prompts of one pipeline, one dataset for each.",
         )
@@ -74,7 +73,7 @@ def as_prompts(data: xr.Dataset) -> list[Prompt]:
     missing = sorted(needed - set(data.variables))
     if missing:
         raise InterpError(
-            "A dataset was to be read as prompts.",
+            "Cannot read this dataset as prompts.",
             f"It has no {', '.join(missing)}.",
             "Make it with interp.as_dataset(prompts), and change its embeds if need be.",
         )

@@ -62,7 +62,7 @@ class PromptFile:
         return [row.image for row in self.rows]
 
     def pictures(self) -> list[Image.Image | None]:
-        """Return each row's training image where it is a file; None where it is not here.
+        """Return each row's training image, or None where its file is not here.
 
         Example:
             >>> ip.sweep(sd, file, references=file.pictures(), ...)

@@ -55,7 +55,7 @@ def records(path: Path) -> list[Record]:
         (1, {'Caption': 'The No Limits Business Woman Podcast', 'URL': 'https://...'})
 
     Raises:
-        InterpError: the file is of another format, which is named.
+        InterpError: the file is in another format, which the message names.
     """
     content = path.read_bytes()
     if content.startswith(PARQUET):
@@ -96,7 +96,7 @@ def lines(text: str) -> list[str]:
 
 
 def missing(value: Any) -> bool:
-    """Whether a value says that there is none: None, NaN, an empty list, `nan`, `N/A`, `null`.
+    """Whether a value stands for a missing one: None, NaN, an empty list, `nan`, `N/A`, `null`.
 
     Example:
         >>> [missing(value) for value in (None, float("nan"), "N/A", "0", 0)]

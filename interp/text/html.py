@@ -1,8 +1,7 @@
 """Prompts and patches as coloured chips, for notebooks.
 
-The picture answers the first question about a prompt: which of the 77 positions are what; and the
-first about a patch: which categories it touches, in which order. It is plain HTML with inline
-colours, so it survives GitHub's notebook viewer and exported pages.
+They show what each of a prompt's 77 positions is, and which categories a patch touches, in which
+order. Plain HTML with inline colours survives GitHub's notebook viewer and exported pages.
 """
 
 from collections.abc import Sequence

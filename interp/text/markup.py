@@ -1,4 +1,4 @@
-"""A user's text in other languages - LaTeX, Markdown - as text: nothing in it means anything there.
+"""A user's text escaped for LaTeX and Markdown, so that none of it is read as markup.
 
 HTML has `html.escape`, figures have `plot.style.literal`, and terminals `cli.terminal`.
 """

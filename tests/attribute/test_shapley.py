@@ -201,7 +201,7 @@ def test_what_can_not_be_played_is_refused(sd) -> None:
         attribute.shapley(sd, A, baseline="mean")
     with pytest.raises(InterpError, match="Give every position to one player"):
         attribute.shapley(sd, A, players={"pads": "pad", "late": range(70, 77)})
-    with pytest.raises(InterpError, match="A game of 13 players"):
+    with pytest.raises(InterpError, match="a game of 13 players"):
         attribute.shapley(sd, A, players={str(i): [i] for i in range(13)})
     with pytest.raises(InterpError, match="2 prompts"):
         attribute.shapley(sd, [A, B], players="words")

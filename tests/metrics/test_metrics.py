@@ -243,8 +243,8 @@ def test_lpips_hands_the_library_what_it_wants(monkeypatch, images):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x, s: metrics.pixel_l2(x, x[:3]), "4 images against 3 references"),
-        (lambda x, s: metrics.pixel_l2(x, x[..., :32]), "48 x 64 against 48 x 32"),
+        (lambda x, s: metrics.pixel_l2(x, x[:3]), "4 images with 3 references"),
+        (lambda x, s: metrics.pixel_l2(x, x[..., :32]), "48 x 64 with 48 x 32"),
         (lambda x, s: metrics.TileL2(5)(x, x), "5² tiles of 48 x 64 pixels"),
         (lambda x, s: s(2 * x - 1, x), r"images / 2 \+ 0.5"),
         (lambda x, s: metrics.pixel_l2(x / 0, x), "hold NaN or infinity"),

@@ -66,7 +66,7 @@ def test_unknown_and_broken_presets_say_what_there_is(tmp_path, monkeypatch):
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "mine.toml").write_text("name = 'mine'\n")
     monkeypatch.setenv("INTERP_DATA", str(tmp_path))
-    with pytest.raises(InterpError, match=r"not what a preset is \(KeyError"):
+    with pytest.raises(InterpError, match=r"malformed \(KeyError"):
         presets.preset("mine")
 
 

@@ -52,5 +52,5 @@ def test_what_is_no_dataset_of_prompts_is_refused(sd1, sdxl) -> None:
         as_prompts(xr.Dataset())
     with pytest.raises(InterpError, match="2 kinds of embeddings"):
         as_dataset([encode(sd1, "goat")[0], encode(sdxl, "goat")[0]])
-    with pytest.raises(InterpError, match="0 prompts were to be one dataset"):
+    with pytest.raises(InterpError, match="Cannot make one dataset of 0 prompts"):
         as_dataset([])
