@@ -9,21 +9,22 @@ elements, as in `optimise_embedding`.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import ClassVar
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InterpError
-from interp.mitigations.optimise import REFERENCE_SIZE
+from interp.mitigations.optimise import length, unit
 from interp.patch import guide
 from interp.session import Session, Start
 from interp.text.prompt import Prompt
 
 Noise = Float[Tensor, "1 c h w"]
+Guidance = Callable[[Noise], Noise]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class AdjustNoise:
         noise = session.noise(seed)
         for _ in range(self.iterations):
             here = session.guidance_at_start(prompt, prompt.embeds, noise)
-            away = noise + self.radius / _unit(here) * here / here.norm().clamp_min(1e-12)
+            away = noise + self.radius / unit(here) * here / here.norm().clamp_min(1e-12)
             there = session.guidance_at_start(prompt, prompt.embeds, away)
             noise = noise - self.rate * (there - here)
         return noise
@@ -60,60 +61,70 @@ class AdjustNoise:
 
 
 @dataclass(frozen=True)
-class OptimiseNoise:
-    """Han et al.'s per-sample optimisation, with its settings; see `optimise_noise`."""
+class _Descent:
+    """Adam on the noise of each seed by itself, until a loss is at most the target."""
 
-    target: float = 0.9
-    learning_rate: float = 0.01
-    iterations: int = 100
+    NAME: ClassVar[str]
+
+    target: float
+    learning_rate: float
+    iterations: int
 
     def __post_init__(self) -> None:
-        _settings(self, ("target", "learning_rate", "iterations"))
+        _settings(self, [field.name for field in fields(self)])
+
+    def loss(self, guidance: Guidance, noise: Noise) -> Float[Tensor, ""]:
+        """What is to become small."""
+        raise NotImplementedError
 
     def rewrite(self, session: Session, prompt: Prompt, seeds: Sequence[int]) -> Start:
         """Return the prompt with the noise that was found for each seed."""
-        return Start(prompt, torch.cat([self._found(session, prompt, seed) for seed in seeds]))
 
-    def _found(self, session: Session, prompt: Prompt, seed: int) -> Noise:
-        def loss(noise: Noise) -> Tensor:
-            return _length(session.guidance_at_start(prompt, prompt.embeds, noise))
+        def guidance(noise: Noise) -> Noise:
+            return session.guidance_at_start(prompt, prompt.embeds, noise)
 
-        return _descend(loss, session.noise(seed), self.learning_rate, self.iterations, self.target)
+        found = [self._found(guidance, session.noise(seed)) for seed in seeds]
+        return Start(prompt, torch.cat(found))
+
+    def _found(self, guidance: Guidance, start: Noise) -> Noise:
+        noise = start.float().requires_grad_()
+        optimiser = torch.optim.Adam([noise], lr=self.learning_rate)
+        for _ in range(self.iterations):
+            value = self.loss(guidance, noise.to(start))
+            if value <= self.target:
+                break
+            (noise.grad,) = torch.autograd.grad(value, noise)
+            optimiser.step()
+        return noise.detach().to(start)
 
     def to_json(self) -> str:
         """Return what was done."""
-        return json.dumps({"rewrite": "optimise_noise", **asdict(self)})
+        return json.dumps({"rewrite": self.NAME, **asdict(self)})
 
 
 @dataclass(frozen=True)
-class SharpnessAwareNoise:
+class OptimiseNoise(_Descent):
+    """Han et al.'s per-sample optimisation, with its settings; see `optimise_noise`."""
+
+    NAME = "optimise_noise"
+
+    def loss(self, guidance: Guidance, noise: Noise) -> Float[Tensor, ""]:
+        return length(guidance(noise))
+
+
+@dataclass(frozen=True)
+class SharpnessAwareNoise(_Descent):
     """SAIL, with its settings; see `sharpness_aware_noise`."""
 
-    target: float = 8.2
-    weight: float = 0.05
-    learning_rate: float = 0.05
-    iterations: int = 10
+    NAME = "sharpness_aware_noise"
 
-    def __post_init__(self) -> None:
-        _settings(self, ("target", "weight", "learning_rate", "iterations"))
+    weight: float
 
-    def rewrite(self, session: Session, prompt: Prompt, seeds: Sequence[int]) -> Start:
-        """Return the prompt with the noise that was found for each seed."""
-        return Start(prompt, torch.cat([self._found(session, prompt, seed) for seed in seeds]))
-
-    def _found(self, session: Session, prompt: Prompt, seed: int) -> Noise:
-        def loss(noise: Noise) -> Tensor:
-            with torch.no_grad():
-                here = session.guidance_at_start(prompt, prompt.embeds, noise)
-                towards = here / here.norm().clamp_min(1e-12) / _unit(here)
-            there = session.guidance_at_start(prompt, prompt.embeds, noise + towards)
-            return _length(there) + self.weight * _length(noise)
-
-        return _descend(loss, session.noise(seed), self.learning_rate, self.iterations, self.target)
-
-    def to_json(self) -> str:
-        """Return what was done."""
-        return json.dumps({"rewrite": "sharpness_aware_noise", **asdict(self)})
+    def loss(self, guidance: Guidance, noise: Noise) -> Float[Tensor, ""]:
+        with torch.no_grad():
+            here = guidance(noise)
+            towards = here / here.norm().clamp_min(1e-12) / unit(here)
+        return length(guidance(noise + towards)) + self.weight * length(noise)
 
 
 def adjust_noise(
@@ -186,29 +197,7 @@ def sharpness_aware_noise(
     of them duplicates; raises the target if too few are found; and takes SD 2's velocities with the
     wrong sign.
     """
-    return SharpnessAwareNoise(target, weight, learning_rate, iterations)
-
-
-def _descend(loss: object, start: Noise, rate: float, iterations: int, target: float) -> Noise:
-    """Adam from a seed's noise, until the loss is at most the target."""
-    noise = start.float().requires_grad_()
-    optimiser = torch.optim.Adam([noise], lr=rate)
-    for _ in range(iterations):
-        value = loss(noise.to(start))  # type: ignore[operator]
-        if value <= target:
-            break
-        (noise.grad,) = torch.autograd.grad(value, noise)
-        optimiser.step()
-    return noise.detach().to(start)
-
-
-def _unit(latents: Noise) -> float:
-    """The factor from lengths in this latent to lengths in SD 1.4's."""
-    return (REFERENCE_SIZE / latents.numel()) ** 0.5
-
-
-def _length(latents: Noise) -> Float[Tensor, ""]:
-    return rearrange(latents, "1 c h w -> (c h w)").norm() * _unit(latents)
+    return SharpnessAwareNoise(target, learning_rate, iterations, weight)
 
 
 def _settings(mitigation: object, names: Sequence[str]) -> None:

@@ -83,9 +83,7 @@ class OptimiseEmbedding:
     def _norm(
         self, session: Session, prompt: Prompt, embeds: Tensor, seed: int
     ) -> Float[Tensor, ""]:
-        difference = session.guidance_at_start(prompt, embeds, session.noise(seed))
-        flat = rearrange(difference, "1 c h w -> (c h w)")
-        return flat.norm() * (REFERENCE_SIZE / flat.numel()) ** 0.5
+        return length(session.guidance_at_start(prompt, embeds, session.noise(seed)))
 
 
 def optimise_embedding(
@@ -113,3 +111,13 @@ def optimise_embedding(
     parameters are in half precision; and v-prediction is taken for noise.
     """
     return OptimiseEmbedding(target, learning_rate, iterations)
+
+
+def unit(latents: Float[Tensor, "1 c h w"]) -> float:
+    """What a length in this latent is multiplied by, to be one in SD 1.4's."""
+    return (REFERENCE_SIZE / latents.numel()) ** 0.5
+
+
+def length(latents: Float[Tensor, "1 c h w"]) -> Float[Tensor, ""]:
+    """The norm of a latent, in units of SD 1.4's."""
+    return rearrange(latents, "1 c h w -> (c h w)").norm() * unit(latents)
