@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError
 
 from interp.errors import InterpError
-from interp.results.hashes import folder_sha256
 from interp.session.embedded import INDEX, NAME, embedded, embedded_folder, is_embedded
 from interp.session.quiet import DiffusionPipeline, quiet
 from interp.session.session import Session
@@ -63,7 +62,6 @@ def load(
     if folder is None:
         folder = _download(str(name), local_files_only, revision)
         source["revision"] = revision or folder.name
-    weights = folder_sha256(folder)
     checker = {"safety_checker": None} if _has_safety_checker(folder) else {}
     try:
         with quiet():
@@ -77,8 +75,7 @@ def load(
             f"The folder is incomplete or damaged: {str(cause).partition(chr(10))[0]}",
             "It was probably cut off while being downloaded or copied: get it again.",
         ) from cause
-    source |= {"weights": weights, "weights_of": "files"}
-    return Session(pipe.to(device), model=source, **settings)
+    return Session(pipe.to(device), source=source, **settings)
 
 
 def find(name: str | Path) -> Path | None:

@@ -191,6 +191,7 @@ class Session(Settings):
         at_once = images_at_once(self.pipe, self.height, self.width, self.guided, self.budget)
         planned = list(batches(encoded, seeds, rewritten, at_once, clean))
         calls = unet_call.calls_per_run(self.pipe, self.steps)
+        empty = self.unconditional if self.guided else None
         done = []
         # Silent when not on a terminal; diffusers' own bar would be one per batch.
         with tqdm(total=len(planned) * calls, unit="step", leave=None, disable=None) as bar:
@@ -198,7 +199,7 @@ class Session(Settings):
                 result = generate(
                     self.pipe,
                     jobs,
-                    self.unconditional if self.guided else None,
+                    empty,
                     recorders=_several(record),
                     images=images,
                     trace=trace,
