@@ -42,8 +42,8 @@ def identity(pipe: Any) -> dict[str, Any]:
     switched off or taken out is not there, and one that is fused has changed its part. The
     scheduler is configuration alone, and stands in `describe`.
 
-    Weights are hashed when they change; to see that they did not, all of them are added up. That
-    takes 0.1 s a GB on one core.
+    Weights are hashed when they change, which takes 1 s a GB on one core; to see that they did not,
+    all of them are added up, which takes 0.1 s.
     """
     parts: dict[str, str] = {}
     adapters: dict[str, Any] = {}

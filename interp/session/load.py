@@ -62,6 +62,12 @@ def load(
     if folder is None:
         folder = _download(str(name), local_files_only, revision)
         source["revision"] = revision or folder.name
+    if not any(folder.rglob("*.safetensors")):
+        raise InterpError(
+            f"The model {str(name)!r} was to be loaded from {folder}.",
+            "There is no *.safetensors file below it.",
+            "Save the model with safe_serialization=True; pickled weights are never read.",
+        )
     checker = {"safety_checker": None} if _has_safety_checker(folder) else {}
     try:
         with quiet():
