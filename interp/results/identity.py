@@ -18,7 +18,7 @@ DIGITS = 16
 """How much of a SHA-256 is kept: enough to tell models apart, and short enough to read."""
 _OF_A_SAVE = ("architectures", "dtype", "torch_dtype", "transformers_version")
 """What saving or loading writes into a configuration."""
-_seen: WeakKeyDictionary[nn.Module, tuple[Any, dict[str, Any]]] = WeakKeyDictionary()
+_seen: WeakKeyDictionary[nn.Module, tuple[Any, dict[str | None, str]]] = WeakKeyDictionary()
 """The last state of a module that was hashed, and what came out."""
 
 
