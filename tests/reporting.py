@@ -157,7 +157,7 @@ def _edited(memorized: np.ndarray, broken: np.ndarray) -> tuple[tuple[str, ...],
 
 def _facts(texts: list[str], full: bool) -> dict[str, Any]:
     return {
-        "model": {"id": "embedded", "weights": "0" * 64, "weights_of": "files"},
+        "model": {"id": "embedded", "parts": {"unet": "0" * 16}, "adapters": {}},
         "packages": {"python": "3.11", "torch": "2.13"},
         "scheduler": {"class": "DDIMScheduler"},
         "steps": STEPS, "guidance": 7.5, "height": SIDE, "width": SIDE, "uncond": "''",

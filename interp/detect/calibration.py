@@ -56,7 +56,7 @@ class Calibration:
     """What detectors say of prompts that are not memorized, on one model under one setting.
 
     Attributes:
-        model: id and hash of the weights.
+        model: what it is, as `identity` says, and where it was from.
         settings: what scores depend on beside the prompt; `seeds` is how many are averaged.
         controls: how many prompts.
         fpr, loose_fpr: the share of them allowed above `level` and above `loose_level`.
@@ -140,8 +140,8 @@ class Calibration:
             >>> calibration.differences(sd, seeds=4)
             ['steps: 25 in the calibration, 50 here']
         """
-        ours = {"weights": session.model["weights"], **_flat(_settings(session, seeds))}
-        theirs = {"weights": self.model.get("weights"), **_flat(self.settings)}
+        ours = {**_of_model(session.model), **_flat(_settings(session, seeds))}
+        theirs = {**_of_model(self.model), **_flat(self.settings)}
         ours["detectors"], theirs["detectors"] = sorted(DETECTORS), sorted(self.level)
         return [
             f"{name}: {_short(theirs.get(name))} in the calibration, {_short(ours.get(name))} here"
@@ -264,6 +264,11 @@ def _settings(session: Session, seeds: int) -> dict[str, Any]:
     written = session.provenance()
     plain = {**{name: written[name] for name in KEPT}, "seeds": seeds}
     return json.loads(json.dumps(plain, default=repr))
+
+
+def _of_model(model: Mapping[str, Any]) -> dict[str, Any]:
+    adapters = {f"adapter {name}": facts for name, facts in model.get("adapters", {}).items()}
+    return {**model.get("parts", {}), **adapters}
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from interp.errors import InterpError
 from interp.metrics.base import Metric
 from interp.metrics.images import Images, as_batch, centre_crop, normalise, resize_short_edge
 from interp.results.hashes import folder_sha256
+from interp.session.quiet import quiet
 
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
@@ -60,9 +61,10 @@ class CLIPScore(Metric):
                 todo="Give a folder made by CLIPModel.save_pretrained and its tokenizer's.",
             )
         self.sha256 = folder_sha256(self.folder)
-        self._model = CLIPModel.from_pretrained(
-            self.folder, local_files_only=True, use_safetensors=True
-        )
+        with quiet():
+            self._model = CLIPModel.from_pretrained(
+                self.folder, local_files_only=True, use_safetensors=True
+            )
         self._model.eval().requires_grad_(False).to(device)
         self._tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         self.device, self.batch_size = torch.device(device), batch_size

@@ -1,15 +1,13 @@
-"""Which weights made this number? SHA-256 of a model folder, or of a pipeline in memory.
+"""Which files is a model of? SHA-256 of a folder of weights.
 
-The two digests differ for the same weights: one is of files, the other of tensors. Not for
-verifying a download: hubs publish their own.
+For models that are used as they lie on the disk. A pipeline can be changed in memory, and has an
+`identity`. Not for verifying a download: hubs publish their own.
 """
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from interp.errors import InterpError
 
@@ -36,25 +34,6 @@ def folder_sha256(folder: str | Path) -> str:
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def pipeline_sha256(pipe: Any) -> str:
-    """Return one SHA-256 over the parameters and buffers of a pipeline in memory.
-
-    Example:
-        >>> pipeline_sha256(pipe)[:12]
-        'c0ffee254729'
-
-    The same weights in another dtype have another digest: they give other numbers.
-    """
-    digest = hashlib.sha256()
-    for name, module in sorted(pipe.components.items()):
-        if isinstance(module, nn.Module):
-            for key, value in sorted(module.state_dict().items()):
-                flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-                digest.update(f"{name}.{key}{tuple(value.shape)}{value.dtype}".encode())
-                digest.update(flat.numpy())
     return digest.hexdigest()
 
 

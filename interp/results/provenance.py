@@ -14,6 +14,8 @@ from typing import Any
 
 import xarray as xr
 
+from interp.results.identity import identity
+
 PROVENANCE = "provenance"
 PACKAGES = ("torch", "diffusers", "transformers", "xarray")
 
@@ -47,10 +49,11 @@ def describe(pipe: Any) -> dict[str, Any]:
         'DDIMScheduler'
     """
     scheduler = pipe.scheduler
+    name = pipe.config.get("_name_or_path") or pipe.unet.config.get("_name_or_path", "")
     config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
     return {
         "pipeline": type(pipe).__name__,
-        "model": str(pipe.config.get("_name_or_path") or pipe.unet.config.get("_name_or_path", "")),
+        "model": {"id": str(name), **identity(pipe)},
         "scheduler": {"class": type(scheduler).__name__, **config},
         "steps": getattr(scheduler, "num_inference_steps", None),
         "guidance": getattr(pipe, "_guidance_scale", None),

@@ -13,7 +13,6 @@ import torch
 from safetensors import SafetensorError
 
 from interp.errors import InterpError
-from interp.results.hashes import folder_sha256
 from interp.session.embedded import INDEX, NAME, embedded, embedded_folder, is_embedded
 from interp.session.quiet import DiffusionPipeline, quiet
 from interp.session.session import Session
@@ -67,7 +66,12 @@ def load(
     if folder is None:
         folder = _download(str(name), local_files_only, revision)
         source["revision"] = revision or folder.name
-    weights = folder_sha256(folder)
+    if not any(folder.rglob("*.safetensors")):
+        raise InterpError(
+            f"The model {str(name)!r} was to be loaded from {folder}.",
+            "There is no *.safetensors file below it.",
+            "Save the model with safe_serialization=True; pickled weights are never read.",
+        )
     checker = {"safety_checker": None} if _has_safety_checker(folder) else {}
     try:
         with quiet():
@@ -83,8 +87,7 @@ def load(
         ) from cause
     if scheduler is not None:
         pipe.scheduler = _scheduler(scheduler).from_config(pipe.scheduler.config)
-    source |= {"weights": weights, "weights_of": "files"}
-    return Session(pipe.to(device), model=source, **settings)
+    return Session(pipe.to(device), source=source, **settings)
 
 
 def find(name: str | Path) -> Path | None:

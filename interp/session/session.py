@@ -194,6 +194,7 @@ class Session(Settings):
         at_once = images_at_once(self.pipe, self.height, self.width, self.guided, self.budget)
         planned = list(batches(plain, seeds, starts, at_once, clean))
         calls = unet_call.calls_per_run(self.pipe, self.steps)
+        empty = self.unconditional if self.guided else None
         done = []
         # Silent when not on a terminal; diffusers' own bar would be one per batch.
         with tqdm(total=len(planned) * calls, unit="step", leave=None, disable=None) as bar:
@@ -201,7 +202,7 @@ class Session(Settings):
                 result = generate(
                     self.pipe,
                     jobs,
-                    self.unconditional if self.guided else None,
+                    empty,
                     recorders=_several(record),
                     images=images,
                     trace=trace,

@@ -5,7 +5,6 @@ The base of `Session`, in a file of its own because a sweep compares settings wi
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from html import escape
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 
 from interp import results
 from interp.errors import InterpError
-from interp.results.hashes import pipeline_sha256
 from interp.session.quiet import StableDiffusionPipeline, StableDiffusionXLPipeline
 from interp.text.encoding import encode
 from interp.text.html import LITERAL
@@ -35,7 +33,8 @@ class Settings:
         negative: the unconditional prompt. None is what the pipeline does by itself: `""` for SD,
             all zeros for most SDXL models.
         budget: GiB of activations that a batch may take; see `memory.images_at_once`.
-        model: what to write down about the weights; their SHA-256 is computed if it is not given.
+        source: where the model is from, to be written down: `id`, and `revision` of a hub's. What
+            it is now is found out anew whenever it is asked for.
 
     Raises:
         InterpError: the pipeline is of another kind, or a setting makes no sense.
@@ -51,14 +50,14 @@ class Settings:
         width: int | None = None,
         negative: str | None = None,
         budget: int | float | None = None,
-        model: Mapping[str, Any] | None = None,
+        source: Mapping[str, Any] | None = None,
     ) -> None:
         _check(pipe, steps, guidance, height, width)
         native = pipe.unet.config.sample_size * pipe.vae_scale_factor
         self.pipe, self.steps, self.guidance = pipe, steps, float(guidance)
         self.height, self.width = height or native, width or native
         self.negative, self.budget = negative, budget
-        self._model = dict(model or {})
+        self.source = dict(source or {})
 
     @property
     def guided(self) -> bool:
@@ -73,9 +72,9 @@ class Settings:
         zeros = getattr(self.pipe.config, "force_zeros_for_empty_prompt", False)
         return "zeros" if self.negative is None and zeros else repr(self.negative or "")
 
-    @cached_property
+    @property
     def unconditional(self) -> Prompt:
-        """The prompt of the unconditional rows."""
+        """The prompt of the unconditional rows, as the text encoder is now."""
         prompt = encode(self.pipe, self.negative or "")[0]
         if self.uncond_policy != "zeros":
             return prompt
@@ -84,19 +83,18 @@ class Settings:
             prompt, embeds=torch.zeros_like(prompt.embeds), pooled=torch.zeros_like(prompt.pooled)
         )
 
-    @cached_property
+    @property
     def model(self) -> dict[str, Any]:
-        """Name of the model and SHA-256 of its weights."""
-        if "weights" in self._model:
-            return self._model
-        name = getattr(self.pipe.config, "_name_or_path", None) or type(self.pipe).__name__
-        return {"id": name, "weights": pipeline_sha256(self.pipe), "weights_of": "tensors"}
+        """Where the model is from, and what its parts and adapters are now."""
+        return self.provenance()["model"]
 
     def provenance(self) -> dict[str, Any]:
         """Return what is needed to run again, apart from prompts, seeds and patches."""
+        described = results.describe(self.pipe)
+        name = described["model"]["id"] or type(self.pipe).__name__
         return {
-            **results.describe(self.pipe),
-            "model": self.model,
+            **described,
+            "model": {**described["model"], "id": name, **self.source},
             "steps": self.steps,
             "guidance": self.guidance,
             "height": self.height,
@@ -120,7 +118,7 @@ class Settings:
         """What a reader wants to see at a glance: nothing that takes time to find out."""
         pipe = self.pipe
         return {
-            "model": self._model.get("id") or getattr(pipe.config, "_name_or_path", None) or "",
+            "model": self.source.get("id") or getattr(pipe.config, "_name_or_path", None) or "",
             "pipeline": type(pipe).__name__,
             "scheduler": type(pipe.scheduler).__name__,
             "prediction": pipe.scheduler.config.prediction_type,

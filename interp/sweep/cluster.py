@@ -21,7 +21,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InterpError
-from interp.results.hashes import pipeline_sha256
 from interp.session import Session
 from interp.session.load import find, load
 from interp.sweep.one_prompt import SETTINGS, cell, sessions
@@ -41,7 +40,6 @@ class Source:
     device: str
     settings: dict[str, Any]
     provenance: dict[str, Any]
-    tensors: str
 
     @classmethod
     def of(cls, session: Session) -> Source:
@@ -50,25 +48,24 @@ class Source:
         Raises:
             InterpError: the session was made of a pipeline in memory.
         """
-        model, written = session.model, session.provenance()
-        if model.get("weights_of") != "files":
+        source, written = session.source, session.provenance()
+        if "id" not in source:
             raise InterpError(
                 f"A sweep of {session!r} on a cluster was asked for.",
                 "Its pipeline was made in memory, so that workers can not load it.",
                 "Save it with pipe.save_pretrained(folder) and take interp.load(folder), or leave "
                 "client out.",
             )
-        local = Path(model["id"]).expanduser()
+        local = Path(source["id"]).expanduser()
         # Embedded models are found by name everywhere; other folders not, where workers began.
-        name = str(local.resolve()) if find(model["id"]) == local else model["id"]
+        name = str(local.resolve()) if find(source["id"]) == local else source["id"]
         return cls(
             name,
-            model.get("revision"),
+            source.get("revision"),
             written["dtype"],
             session.pipe.unet.device.type,
             {setting: getattr(session, setting) for setting in (*SETTINGS, "guidance")},
             written,
-            pipeline_sha256(session.pipe),
         )
 
     def load(self) -> Session:
@@ -83,8 +80,6 @@ class Source:
             scheduler=self.provenance["scheduler"]["class"], **self.settings,
         )  # fmt: skip
         found = difference(self.provenance, session.provenance())
-        if found is None and pipeline_sha256(session.pipe) != self.tensors:
-            found = "the tensors of the pipeline are others there and here"
         if found is not None:
             raise InterpError(
                 f"A worker loaded {self.name!r} for a sweep.",

@@ -34,7 +34,7 @@ def sessions(session: Session, plan: Plan) -> list[Session]:
         return [session]
     same: dict[str, Any] = {name: getattr(session, name) for name in SETTINGS}
     return [
-        Session(session.pipe, guidance=scale, model=session.model, **same)
+        Session(session.pipe, guidance=scale, source=session.source, **same)
         for scale in plan.guidance
     ]
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import xarray as xr
+from peft import LoraConfig
 
 import interp as ip
 from interp import detect
@@ -101,8 +102,13 @@ def test_it_fits_one_model_and_one_setting(sd, made):
         made.check(other, 3)
     for named in ("steps: 4 in the calibration, 5 here", "guidance: 7.5", "seeds: 2"):
         assert named in str(error.value)
-    weights = ip.Session(pipeline("sd1"), steps=4, model={"id": "other", "weights": "0" * 64})
-    assert [text.split(":")[0] for text in made.differences(weights, 2)] == ["weights"]
+    changed = ip.Session(pipeline("sd1"), steps=4, source={"id": "other"})
+    changed.pipe.vae.post_quant_conv.bias.data += 1
+    assert [text.split(":")[0] for text in made.differences(changed, 2)] == ["vae"]
+    adapter = LoraConfig(r=4, target_modules=["to_k"], init_lora_weights=False)
+    changed.pipe.unet.add_adapter(adapter, "x")
+    named = [text.split(":")[0] for text in made.differences(changed, 2)]
+    assert named == ["vae", "adapter unet.x"]
 
 
 def test_too_few_steps_are_refused_before_anything_runs(sd):

@@ -260,3 +260,8 @@ def test_lpips_hands_the_library_what_it_wants(monkeypatch, images):
 def test_bad_input_says_what_exists(images, sscd, call, message):
     with pytest.raises(InterpError, match=message):
         call(images, sscd)
+
+
+def test_clip_loads_without_a_bar(clip_folder, capfd):
+    metrics.CLIPScore(clip_folder)
+    assert capfd.readouterr() == ("", "")

@@ -23,6 +23,7 @@ import interp as ip
 from interp import InterpError, results
 from interp.sweep.cluster import Source
 from interp.sweep.store import DONE, Store
+from tests.changing import CHANGES, IDS, adapted
 from tests.pipelines import pipeline
 from tests.sweeping import SETTINGS, TEXTS, die_at, in_a_process, small
 
@@ -279,13 +280,30 @@ def test_other_settings_are_refused_by_name(sd, begun, change, named):
 
 def test_another_session_is_refused_by_name(sd, begun):
     with pytest.raises(InterpError, match="steps is 1 there and 2 here"):
-        ip.sweep(ip.Session(sd.pipe, model=sd.model, **{**SETTINGS, "steps": 2}), **begun)
-    other = {**sd.model, "weights": "0" * 64, "id": "elsewhere"}
-    with pytest.raises(InterpError, match="model.weights is"):
-        ip.sweep(ip.Session(sd.pipe, model=other, **SETTINGS), **begun)
+        ip.sweep(ip.Session(sd.pipe, source=sd.source, **{**SETTINGS, "steps": 2}), **begun)
     # Where the model lies makes no difference.
-    moved = {**sd.model, "id": "elsewhere"}
-    ip.sweep(ip.Session(sd.pipe, model=moved, **SETTINGS), **begun)
+    ip.sweep(ip.Session(sd.pipe, source={"id": "elsewhere"}, **SETTINGS), **begun)
+
+
+@pytest.mark.parametrize(("change", "named"), CHANGES, ids=IDS)
+def test_a_changed_model_is_refused_by_the_name_of_what_changed(begun, folder, change, named):
+    other = ip.load(folder, **SETTINGS)
+    change(other.pipe)
+    before = written(begun["store"])
+    with pytest.raises(InterpError, match=f"settings: {named}"):
+        ip.sweep(other, **begun)
+    assert written(begun["store"]) == before
+
+
+def test_a_sweep_can_not_go_on_without_the_adapter_with_which_it_began(folder, path):
+    other = ip.load(folder, **SETTINGS)
+    adapted(other.pipe)
+    ip.sweep(other, FEW, store=path, seeds=1)
+    other.pipe.unet.disable_adapters()
+    with pytest.raises(InterpError, match="model.adapters.unet.x is .* and None here"):
+        ip.sweep(other, FEW, store=path, seeds=1)
+    other.pipe.unet.enable_adapters()
+    ip.sweep(other, FEW, store=path, seeds=1)
 
 
 def test_damage_is_said(sd, path, tmp_path):
@@ -474,7 +492,7 @@ def test_workers_get_the_very_same_model_or_say_so(sd, folder):
         Source.of(changed).load()
     changed = ip.load(folder, **SETTINGS)
     next(changed.pipe.unet.parameters()).data += 1
-    with pytest.raises(InterpError, match="tensors of the pipeline are others"):
+    with pytest.raises(InterpError, match="model.parts.unet is"):
         Source.of(changed).load()
 
 
