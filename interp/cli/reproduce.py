@@ -37,7 +37,7 @@ def reproduce(
     dtype: Dtype = None,
     workers: Workers = 1,
 ) -> Any:
-    """A paper's tables beside ours: its prompts, seeds, sampler, descriptor, and agreement.
+    """A paper's tables beside ours: its prompts, seeds, sampler, and agreement.
 
     On the embedded model with that model's own prompts and descriptor; on any other with your local
     copies of what the paper used, which an error lists where they are missing.

@@ -92,7 +92,8 @@ class Plan:
             or all(
                 operation.idle
                 or any(
-                    operation.where.on_row(uncond) and bool(operation.positions(row).any())
+                    operation.where.on_row(uncond)
+                    and bool(operation.positions(operation.whose(row, prompt) or row).any())
                     for row, uncond in rows
                 )
                 for operation in edit.operations

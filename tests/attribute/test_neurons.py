@@ -222,6 +222,6 @@ def test_what_can_not_be_searched_is_refused(sd) -> None:
     usual = attribute.activations(sd, ["a goat", "a red car"])
     with pytest.raises(InterpError, match="it does not look memorized"):
         attribute.find_neurons(sd, A, usual, seeds=[0, 1], threshold=0.999)
-    with pytest.raises(InterpError, match="are of 1 prompts"):
+    with pytest.raises(InterpError, match="holds the activations of 1 prompts"):
         attribute.find_neurons(sd, A, usual.isel(prompt=[0]))
     assert isinstance(usual, xr.DataArray)

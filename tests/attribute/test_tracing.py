@@ -237,7 +237,7 @@ def test_what_can_not_be_traced_is_refused(one) -> None:
     pad = ip.zero("pad")
     with pytest.raises(InterpError, match="Say uncond=False"):
         attribute.causal_trace(one, A, ip.repad("!"))
-    with pytest.raises(InterpError, match="every step is by itself"):
+    with pytest.raises(InterpError, match="Steps are evaluated one by one"):
         attribute.causal_trace(one, A, pad, value=attribute.guidance(steps=1))
     with pytest.raises(InterpError, match="There are 'clean'"):
         attribute.causal_trace(one, A, pad, trajectory="fast")

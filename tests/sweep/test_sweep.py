@@ -95,24 +95,23 @@ def test_the_store_holds_what_the_session_makes(sd, path):
 
 
 def test_a_baseline_is_made_once_and_a_text_encoded_once(sd, path):
-    rows = {"unet": 0, "text": 0}
-
-    def count(name):
-        def hook(module, args, output):
-            rows[name] += len(output[0])
-
-        return hook
-
+    rows, texts = [], []
     handles = [
-        sd.pipe.unet.register_forward_hook(count("unet")),
-        sd.pipe.text_encoder.register_forward_hook(count("text")),
+        sd.pipe.unet.register_forward_hook(lambda m, a, output: rows.append(len(output[0]))),
+        sd.pipe.text_encoder.register_forward_pre_hook(
+            lambda m, args, kwargs: texts.extend((*args, kwargs.get("input_ids"))[0].tolist()),
+            with_kwargs=True,
+        ),
     ]
-    sd.__dict__.pop("unconditional", None)
+    empty = sd.encode("").ids.tolist()
+    texts.clear()
     patches = [ip.zero("pad"), ip.zero("eot"), ip.zero("prompt")]
     ip.sweep(sd, FEW, patches, seeds=3, store=path)
     for handle in handles:
         handle.remove()
-    assert rows == {"unet": 2 * len(FEW) * 3 * (1 + len(patches)), "text": len(FEW) + 1}
+    assert sum(rows) == 2 * len(FEW) * 3 * (1 + len(patches))
+    # The empty prompt is encoded with each run: it must follow a text encoder that changes.
+    assert sum(ids != empty for ids in texts) == len(FEW)
 
 
 def test_the_prompt_as_given_is_what_fidelity_is_against(sd, path):
@@ -487,8 +486,11 @@ def test_workers_get_the_very_same_model_or_say_so(sd, folder):
     with pytest.raises(InterpError, match="made in memory"):
         Source.of(ip.Session(sd.pipe))
     changed = ip.load(folder, **SETTINGS)
-    changed.pipe.scheduler = DDPMScheduler.from_config(changed.pipe.scheduler.config)
-    with pytest.raises(InterpError, match="scheduler.class is 'DDPMScheduler' there"):
+    config = changed.pipe.scheduler.config
+    changed.pipe.scheduler = DDPMScheduler.from_config(config)
+    assert Source.of(changed).load().provenance() == changed.provenance()
+    changed.pipe.scheduler = DDPMScheduler.from_config(config, beta_start=0.002)
+    with pytest.raises(InterpError, match="scheduler.beta_start is 0.002 there"):
         Source.of(changed).load()
     changed = ip.load(folder, **SETTINGS)
     next(changed.pipe.unet.parameters()).data += 1
