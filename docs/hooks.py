@@ -22,6 +22,9 @@ ELSEWHERE = {"CONTRIBUTING.md": ROOT, "CHANGELOG.md": ROOT, "organism/eot/CARD.m
 PLAIN = re.compile(
     r"<p>(?:Args|Attributes|Examples?|Raises|Returns|Yields):|<blockquote>\s*<blockquote>"
 )
+PUBLIC = re.compile(r"^<!-- public: interp\.(\w+) -->$", re.M)
+# The first sentence of the paragraph that says where a method is from.
+SOURCE = re.compile(r"Source: (.+?)(?:\. (?=[A-Z])|; |\.?\n\n|\.?\Z)", re.S)
 rendered: set[str] = set()
 
 
@@ -45,12 +48,19 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, page(floor), content=floor_page(floor)))
     for book in notebooks():
         body, resources = MarkdownExporter().from_filename(str(book))
-        body = re.sub(r"!\[png\]\((\w+\.png)\)", rf"![](images/{book.stem}_\1)", body)
+        body = re.sub(r"!\[\w+\]\((\w+\.(?:png|jpg|svg))\)", rf"![](images/{book.stem}_\1)", body)
         files.append(File.generated(config, f"notebooks/{book.stem}.md", content=body))
         for name, data in resources["outputs"].items():
-            uri = f"notebooks/images/{book.stem}_{name}"
-            files.append(File.generated(config, uri, content=data))
+            uri = f"images/{book.stem}_{name}"
+            # An output has its picture in several formats, of which the page takes one.
+            if uri in body:
+                files.append(File.generated(config, f"notebooks/{uri}", content=data))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put what a package offers in the place of `<!-- public: interp.detect -->`."""
+    return PUBLIC.sub(lambda found: offered(found[1]), markdown)
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> None:
@@ -97,6 +107,25 @@ def floor_page(floor: list[str]) -> str:
     return "\n".join(lines)
 
 
+def offered(package: str) -> str:
+    """What a package exports, each with a link, its first sentence, and where it is from."""
+    lines = []
+    for line in ast.parse((CODE / package / "__init__.py").read_text(encoding="utf-8")).body:
+        if not isinstance(line, ast.ImportFrom) or line.module is None:
+            continue
+        path = ROOT / (line.module.replace(".", "/") + ".py")
+        said = docstrings(path)
+        for name in (alias.name for alias in line.names if alias.name in said):
+            source = SOURCE.search(said[name])
+            lines += [
+                f"[`{name}`][{line.module}.{name}]",
+                f":   {said[name].splitlines()[0]}",
+                *([f"    *{' '.join(source[1].split())}.*"] if source else []),
+                "",
+            ]
+    return "\n".join(lines)
+
+
 def module(path: Path) -> str:
     """A file's dotted name."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -104,12 +133,17 @@ def module(path: Path) -> str:
 
 def documented() -> set[str]:
     """All public functions and classes of the package that have a docstring."""
+    files = [path for path in CODE.rglob("*.py") if path.stem != "__init__"]
+    return {f"{module(path)}.{name}" for path in files for name in docstrings(path)}
+
+
+def docstrings(path: Path) -> dict[str, str]:
+    """The docstrings of a file's public functions and classes."""
     return {
-        f"{module(path)}.{node.name}"
-        for path in CODE.rglob("*.py")
+        node.name: said
         for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef)
-        if not node.name.startswith("_") and ast.get_docstring(node) and path.stem != "__init__"
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        if (said := ast.get_docstring(node))
     }
 
 
