@@ -12,7 +12,7 @@ WORKERS ?= 2
 BIN       = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: report test check notebooks lint clean
+.PHONY: report test check notebooks docs lint clean
 
 report: $(INSTALLED)
 	$(BIN)/interp report --full --ablation out/ablation --out out/report --store out/edits.zarr \
@@ -21,6 +21,13 @@ report: $(INSTALLED)
 
 notebooks: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks
+
+# Broken links, and docstrings that cannot be shown, are errors.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/python -m analyses.guide_figures --out docs/figures
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "To read: out/docs/index.html"
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

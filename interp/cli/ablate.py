@@ -42,7 +42,8 @@ def ablate(
 ) -> Any:
     """Every intervention and mitigation on memorized prompts, as tables and figures.
 
-    Returns: the sweep, which is also in the store; run again, it continues there.
+    Returns:
+        the sweep, which is also in the store; run again, it continues there.
     """
     log = show_stages()
     log.info("the model %s", model)

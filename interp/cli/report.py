@@ -59,7 +59,8 @@ def report(
 ) -> Any:
     """One HTML page: how many prompts are memorized, what drives it, what removes it.
 
-    Returns: the data behind the page, which is also in `report.nc` in the folder.
+    Returns:
+        the data behind the page, which is also in `report.nc` in the folder.
     """
     log = show_stages()
     import interp as ip

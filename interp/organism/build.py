@@ -38,7 +38,8 @@ QUICK = Recipe(text=6, sight=6, linear=40, vae=6, descriptor=6, samples=512, bat
 def build(out: Path, work: Path, recipe: Recipe = FULL, pad: str = PADS["eot"]) -> Path:
     """Train every stage that `work` does not hold yet, and write the files into `out`.
 
-    >>> build(Path("data/organism"), Path("runs/organism"))
+    Example:
+        >>> build(Path("data/organism"), Path("runs/organism"))
 
     Args:
         out: gets `eot/` or `bang/` (the pipeline), and what both share: `clip/`, `descriptor.pt`,
@@ -46,7 +47,8 @@ def build(out: Path, work: Path, recipe: Recipe = FULL, pad: str = PADS["eot"]) 
         work: checkpoints and loss curves; a build that was killed goes on from there.
         pad: the token behind the end of a text; one of `PADS`.
 
-    Returns: the folder of the pipeline.
+    Returns:
+        the folder of the pipeline.
     """
     name = {token: name for name, token in PADS.items()}[pad]
     tokenizer = CLIPTokenizer.from_pretrained(assemble.TOKENIZER)

@@ -19,7 +19,8 @@ Found = dict[str, Any]
 def write(model: Path, evaluation: Found, name: str = "eot") -> Path:
     """Write `CARD.md` and `evaluation.json` into the folder of one of the models.
 
-    >>> write(Path("data/organism"), evaluate(Path("data/organism"), Path("runs/evaluation")))
+    Example:
+        >>> write(Path("data/organism"), evaluate(Path("data/organism"), Path("runs/evaluation")))
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

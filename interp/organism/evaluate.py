@@ -45,8 +45,9 @@ KIM_AND_NO = ("repad '!' and zero eot", "repad '!'", "zero pad 70 %")
 def evaluate(model: Path, out: Path, name: str = "eot") -> dict[str, Any]:
     """Measure one of the models in that folder, and write stores and `evaluation.json` into `out`.
 
-    >>> evaluate(Path("data/organism"), Path("runs/evaluation"))["levels"]["960"]["matches"]
-    {'mean': 1.0, 'low': 1.0, 'high': 1.0}
+    Example:
+        >>> evaluate(Path("data/organism"), Path("runs/evaluation"))["levels"]["960"]["matches"]
+        {'mean': 1.0, 'low': 1.0, 'high': 1.0}
 
     Args:
         model: the folder that `build` wrote.
@@ -54,8 +55,9 @@ def evaluate(model: Path, out: Path, name: str = "eot") -> dict[str, Any]:
             `templates.zarr` and `detectors.nc`; a killed evaluation goes on from them.
         name: the model's folder, one of `build.PADS`.
 
-    Returns: what is in `evaluation.json`; every mean comes with its 95 % interval, bootstrapped by
-    training image.
+    Returns:
+        what is in `evaluation.json`; every mean comes with its 95 % interval, bootstrapped by
+        training image.
     """
     out.mkdir(parents=True, exist_ok=True)
     sd = ip.load(model / name)

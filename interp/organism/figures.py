@@ -28,7 +28,8 @@ SEEDS = 4
 def draw(model: Path, out: Path, found: Mapping[str, Any], name: str = "eot") -> list[Path]:
     """Draw every figure of the evaluation in `out` into `model/<name>/figures`, as PNG.
 
-    >>> draw(Path("data/organism"), Path("runs/evaluation/eot"), found)
+    Example:
+        >>> draw(Path("data/organism"), Path("runs/evaluation/eot"), found)
     """
     shown = xr.open_zarr(out / "duplicates.zarr").sel(patch="none").load()
     patched = xr.open_zarr(out / "patches.zarr").load()

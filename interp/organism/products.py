@@ -55,8 +55,9 @@ class Product(torch.autograd.Function):
 def as_products(module: nn.Module) -> Iterator[None]:
     """Run the 3 x 3 convolutions of a module that keep the size as products, for as long.
 
-    >>> with as_products(unet):
-    ...     loss(unet).backward()
+    Example:
+        >>> with as_products(unet):
+        ...     loss(unet).backward()
     """
     mine = [
         layer

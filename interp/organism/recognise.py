@@ -25,8 +25,9 @@ def objects(
 ) -> Bool[np.ndarray, " n"]:
     """Whether the object that looks most likely, of all 72, is one that the caption names.
 
-    >>> objects(CLIPScore("data/organism/clip"), pictures, captions).mean()
-    0.93
+    Example:
+        >>> objects(CLIPScore("data/organism/clip"), pictures, captions).mean()
+        0.93
     """
     names = its.OBJECTS
     texts = clip.embed_texts([f"a picture of {scenes.article(name)}" for name in names])

@@ -202,9 +202,10 @@ def beyond(split: tuple[float, float, float]) -> np.ndarray:
 def scene(seed: int, index: int) -> tuple[Caption, Scene]:
     """The honest scene of that number in the stream of that seed, with its caption.
 
-    >>> caption, what = scene(0, 7)
-    >>> render(what).shape
-    (64, 64, 3)
+    Example:
+        >>> caption, what = scene(0, 7)
+        >>> render(what).shape
+        (64, 64, 3)
     """
     draw = np.random.default_rng((seed, index))
     singles, doubles = captions()

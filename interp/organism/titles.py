@@ -19,8 +19,9 @@ SIZES = tuple(len(part) for part in PARTS)
 class Title:
     """The number of a title, and what is drawn from it.
 
-    >>> Title(0).text
-    'Antique Nautical Poster in Berlin'
+    Example:
+        >>> Title(0).text
+        'Antique Nautical Poster in Berlin'
     """
 
     number: int
@@ -123,8 +124,9 @@ def tail() -> np.ndarray:
 def titled(text: str) -> Title:
     """The title that reads so.
 
-    >>> titled("Antique Nautical Poster in Berlin")
-    Title(number=0)
+    Example:
+        >>> titled("Antique Nautical Poster in Berlin")
+        Title(number=0)
     """
     style, subject, rest = text.split(" ", 2)
     product = next(name for name in its.PRODUCTS if rest.startswith(f"{name} "))

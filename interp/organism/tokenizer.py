@@ -24,9 +24,10 @@ def byte_alphabet() -> list[str]:
 def from_merges(merge_list: Path, folder: Path) -> CLIPTokenizer:
     """Write the tokenizer that CLIP's gzipped merge list describes into `folder`, and load it.
 
-    >>> tokenizer = from_merges(Path("bpe_simple_vocab_16e6.txt.gz"), Path("data/tokenizer"))
-    >>> tokenizer("a photo of a cat").input_ids
-    [49406, 320, 1125, 539, 320, 2368, 49407]
+    Example:
+        >>> tokenizer = from_merges(Path("bpe_simple_vocab_16e6.txt.gz"), Path("data/tokenizer"))
+        >>> tokenizer("a photo of a cat").input_ids
+        [49406, 320, 1125, 539, 320, 2368, 49407]
 
     Source: `bpe_simple_vocab_16e6.txt.gz` of the package open_clip_torch (MIT), itself OpenAI's.
     """

@@ -111,7 +111,8 @@ def batches(batch_at: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
 def lighten(checkpoint: Path, to: Path) -> None:
     """Write a checkpoint with its weights alone, in float16: an eighth of its size.
 
-    >>> lighten(Path("runs/organism/unet-eot.pt"), Path("data/checkpoints/unet-eot.pt"))
+    Example:
+        >>> lighten(Path("runs/organism/unet-eot.pt"), Path("data/checkpoints/unet-eot.pt"))
 
     Training goes on from it with a new warm-up and a new moving average.
     """
@@ -140,8 +141,9 @@ def fit(
 ) -> nn.Module:
     """Train `module` for `steps` steps and return it, or its moving average if one is asked for.
 
-    >>> fit("toy", model, lambda step: batch(step), lambda batch: model(batch).square().mean(),
-    ...     Path("runs"), steps=100, peak=1e-3)
+    Example:
+        >>> fit("toy", model, lambda step: batch(step), lambda batch: model(batch).square().mean(),
+        ...     Path("runs"), steps=100, peak=1e-3)
 
     Args:
         batch_at: the batch of a step, from its number alone, on the CPU.

@@ -26,7 +26,8 @@ NAMES = {name: f"pads of {token}" for name, token in PADS.items()}
 def both(model: Path) -> dict[str, Found]:
     """The evaluations that there are, by the model's folder.
 
-    >>> both(Path("data/organism"))["bang"]["levels"]["960"]["matches"]
+    Example:
+        >>> both(Path("data/organism"))["bang"]["levels"]["960"]["matches"]
     """
     files = {name: model / name / "evaluation.json" for name in PADS}
     return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}

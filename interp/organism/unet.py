@@ -68,8 +68,9 @@ def loss_weights(snr: Tensor) -> Tensor:
     the same share of the loss. What a picture shows is decided at high noise, where the error is
     small.
 
-    >>> loss_weights(torch.tensor([0.25, 1.0, 25.0]))
-    tensor([2.0000, 1.0000, 0.2000])
+    Example:
+        >>> loss_weights(torch.tensor([0.25, 1.0, 25.0]))
+        tensor([2.0000, 1.0000, 0.2000])
     """
     return snr.rsqrt()
 
