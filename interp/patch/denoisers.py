@@ -41,7 +41,8 @@ def denoisers(pipe: Any) -> list[nn.Module]:
         )
     found = [pipe.unet]
     for name in getattr(pipe, "config", {}):
-        part = getattr(pipe, name, None)
+        # diffusers warns where what is private to a configuration is asked of the pipeline.
+        part = None if name.startswith("_") else getattr(pipe, name, None)
         # ControlNet-XS is part of its UNet; the adapter is only what that was made from.
         if not isinstance(part, nn.Module) or isinstance(part, ControlNetXSAdapter):
             continue
