@@ -13,6 +13,7 @@ from typing import Any
 import nbformat
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.utils import get_relative_url
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +35,8 @@ def on_config(config: Any) -> Any:
     books = [{title(book): f"notebooks/{book.stem}.md"} for book in notebooks()]
     api = [{f"{n}. {', '.join(floor)}": page(floor)} for n, floor in enumerate(floors(), 1)]
     config.nav[place:place] = [{"Notebooks": books}, {"API": api}]
+    # Whoever reads from a disk is never sent there.
+    config.theme.static_templates.discard("404.html")
     rendered.clear()
     return config
 
@@ -73,6 +76,12 @@ def on_page_content(html: str, page: Any, **_: Any) -> None:
         raise PluginError(f"{page.file.src_uri} shows a docstring's section as text: {around}")
 
 
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Take the search's helper for pages on a disk from the site, where the theme fetches one."""
+    there = get_relative_url("worker.js", page.url)
+    return output.replace("https://unpkg.com/iframe-worker/shim", there)
+
+
 def on_post_build(**_: Any) -> None:
     """Refuse a site that lacks a public object."""
     if missing := sorted(documented() - rendered):
@@ -95,8 +104,7 @@ def floor_page(floor: list[str]) -> str:
     """Every file of a floor's folders, for mkdocstrings to fill in."""
     lines = [f"# {', '.join(f'`{name}`' for name in floor)}", ""]
     for name in floor:
-        modules = sorted((CODE / name).glob("*.py")) or [CODE / f"{name}.py"]
-        for path in modules:
+        for path in modules(name):
             dotted = module(path)
             if dotted.count(".") == 1:
                 lines += [f"::: {dotted}", "    options:", "      heading_level: 2"]
@@ -107,18 +115,33 @@ def floor_page(floor: list[str]) -> str:
     return "\n".join(lines)
 
 
+def modules(folder: str) -> list[Path]:
+    """The files of a folder of the package: what it offers first, and then what that is made of."""
+    if not (CODE / folder).is_dir():
+        return [CODE / f"{folder}.py"]
+    offer = CODE / folder / "__init__.py"
+    public = [path for path, _ in imports(offer)]
+    return list(dict.fromkeys([offer, *public, *sorted((CODE / folder).glob("*.py"))]))
+
+
+def imports(offer: Path) -> list[tuple[Path, list[str]]]:
+    """From which of its files a folder's `__init__` takes which names."""
+    return [
+        (ROOT / f"{line.module.replace('.', '/')}.py", [alias.name for alias in line.names])
+        for line in ast.parse(offer.read_text(encoding="utf-8")).body
+        if isinstance(line, ast.ImportFrom) and str(line.module).startswith(module(offer))
+    ]
+
+
 def offered(package: str) -> str:
-    """What a package exports, each with a link, its first sentence, and where it is from."""
+    """What a folder offers, each with a link, its first sentence, and where it is from."""
     lines = []
-    for line in ast.parse((CODE / package / "__init__.py").read_text(encoding="utf-8")).body:
-        if not isinstance(line, ast.ImportFrom) or line.module is None:
-            continue
-        path = ROOT / (line.module.replace(".", "/") + ".py")
+    for path, names in imports(CODE / package / "__init__.py"):
         said = docstrings(path)
-        for name in (alias.name for alias in line.names if alias.name in said):
+        for name in (name for name in names if name in said):
             source = SOURCE.search(said[name])
             lines += [
-                f"[`{name}`][{line.module}.{name}]",
+                f"[`{name}`][{module(path)}.{name}]",
                 f":   {said[name].splitlines()[0]}",
                 *([f"    *{' '.join(source[1].split())}.*"] if source else []),
                 "",
@@ -154,4 +177,10 @@ def notebooks() -> list[Path]:
 
 def title(book: Path) -> str:
     """A notebook's first heading."""
-    return nbformat.read(book, as_version=4).cells[0].source.splitlines()[0].removeprefix("# ")
+    return (
+        nbformat.read(book, as_version=4)
+        .cells[0]
+        .source.splitlines()[0]
+        .removeprefix("# ")
+        .replace("`", "")
+    )
