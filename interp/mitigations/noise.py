@@ -9,6 +9,7 @@ elements, as in `optimise_embedding`.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import ClassVar
@@ -61,7 +62,7 @@ class AdjustNoise:
 
 
 @dataclass(frozen=True)
-class _Descent:
+class _Descent(ABC):
     """Adam on the noise of each seed by itself, until a loss is at most the target."""
 
     NAME: ClassVar[str]
@@ -73,9 +74,9 @@ class _Descent:
     def __post_init__(self) -> None:
         _settings(self, [field.name for field in fields(self)])
 
+    @abstractmethod
     def loss(self, guidance: Guidance, noise: Noise) -> Float[Tensor, ""]:
         """What is to become small."""
-        raise NotImplementedError
 
     def rewrite(self, session: Session, prompt: Prompt, seeds: Sequence[int]) -> Start:
         """Return the prompt with the noise that was found for each seed."""
