@@ -1,40 +1,30 @@
 """What each row of a UNet batch is: unconditional or conditional, and of which prompt.
 
 Stock pipelines order a batch as [unconditional..., conditional...] and repeat each prompt for its
-images inside each half. A prompt given as text is recognised by its embeddings, which must equal,
-number for number, something that the text encoder returned; so neither the order of its calls nor
-encodings that were never used can mislead.
+images inside each half. Which rows are which is decided in `layout`, whose they are in `encodings`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from interp.denoiser import layout
+from interp.denoiser.caller import caller
+from interp.denoiser.encodings import Encodings, Place, Text
 from interp.denoiser.hooks import Hooks
 from interp.errors import InterpError
 from interp.text.categories import CATEGORIES
-from interp.text.encoding import ASIDE, encoders, from_ids
 from interp.text.prompt import Prompt
-
-Text = Float[Tensor, "row position channel"]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One call of the text encoders: the ids they read, and every state of the primary one that a
-    pipeline may take as its embeddings."""
-
-    ids: Integer[Tensor, "row position"]
-    ids_2: Integer[Tensor, "row position"] | None
-    states: tuple[Text, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +62,7 @@ class BatchRows:
 
 
 class RowReader:
-    """Knows what each row of the batch is, during every UNet call.
+    """Knows what each row of the batch is, during every UNet call of the pipeline.
 
     Example:
         >>> with Hooks() as hooks:
@@ -84,11 +74,12 @@ class RowReader:
     Args:
         tokens: the conditional prompts; None recognises prompts that are given as text.
         negative: the unconditional prompts, where the pipeline does not encode them itself.
-        guided: whether batches have unconditional rows; None asks the pipeline.
+        guided: whether batches have unconditional rows; None finds out (see `layout`).
         denoiser: a ControlNet whose batches are to be read instead of the UNet's.
 
-    Add hooks that need the rows after it. The UNet call raises an `InterpError` if a batch does not
-    hold the described prompts a whole number of times, or a conditional row is not recognised.
+    Add hooks that need the rows after it. Calls by another pipeline that shares the UNet are not
+    read, with a warning. The UNet call raises an `InterpError` if a batch does not hold the described
+    prompts a whole number of times, or a conditional row is not recognised.
     """
 
     def __init__(
@@ -104,14 +95,11 @@ class RowReader:
         self.tokens = [tokens] if isinstance(tokens, Prompt) else tokens
         self.negative = [negative] if isinstance(negative, Prompt) else negative
         self.rows: BatchRows | None = None
-        self._encodings: list[Encoded] = []
-        self._used = False
         self._text: Any = None
-        if tokens is None or getattr(pipe, "text_encoder", None) is not None:
-            primary, *second = (encoder for _, encoder in encoders(pipe))
-            hooks.after(primary, self._after_encoder)
-            for encoder in second:
-                hooks.after(encoder, self._after_second_encoder)
+        self._says: bool | None = None
+        self._met: WeakSet[Any] = WeakSet()
+        hears = tokens is None or getattr(pipe, "text_encoder", None) is not None
+        self._heard = Encodings(pipe, hooks) if hears else None
         hooks.before(pipe.unet if denoiser is None else denoiser, self._read)
 
     @property
@@ -121,48 +109,35 @@ class RowReader:
             raise RuntimeError("RowReader.batch is known only during a UNet call")
         return self.rows
 
-    def _after_encoder(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        if ASIDE.get():
-            return
-        ids = args[0] if args else kwargs["input_ids"]
-        if self._used:
-            self._encodings, self._used = [], False
-        # SDXL reads an earlier layer than SD, and clip_skip an earlier one still.
-        states = [*(getattr(output, "hidden_states", None) or ()), output.get("last_hidden_state")]
-        self._encodings.append(Encoded(ids, None, tuple(s for s in states if s is not None)))
-
-    def _after_second_encoder(
-        self, module: nn.Module, args: tuple, kwargs: dict, output: Any
-    ) -> None:
-        # SDXL's encoders are called one after the other, the primary one first.
-        if not ASIDE.get() and self._encodings:
-            ids = args[0] if args else kwargs["input_ids"]
-            self._encodings[-1] = replace(self._encodings[-1], ids_2=ids)
-
     def _read(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        text = kwargs["encoder_hidden_states"] if len(args) < 3 else args[2]
-        if text is self._text:
+        running = caller()
+        if running is not None and running is not self.pipe:
+            if running not in self._met:
+                self._met.add(running)
+                warnings.warn(
+                    f"A {type(running).__name__} runs the UNet of the {type(self.pipe).__name__} "
+                    "that is patched or recorded. It is left alone: patch or record it too.",
+                    stacklevel=2,
+                )
             return
-        guided = self.guided
-        if guided is None:
-            guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
+        text = kwargs["encoder_hidden_states"] if len(args) < 3 else args[2]
+        says = self.guided
+        if says is None and running is not None:
+            # Where the UNet is called directly, what the pipeline says is of its last run.
+            flag = getattr(self.pipe, "do_classifier_free_guidance", None)
+            says = None if flag is None else bool(flag)
+        if text is self._text and says == self._says:
+            return
         identify = self._recognised if self.tokens is None else self._described
-        self.rows = identify(text, guided)
-        self._text, self._used = text, True
+        self.rows = identify(text, says)
+        self._text, self._says = text, says
+        if self._heard is not None:
+            self._heard.used = True
 
-    def _described(self, text: Text, guided: bool) -> BatchRows:
+    def _described(self, text: Text, says: bool | None) -> BatchRows:
         """The rows of a batch whose conditional prompts the caller described."""
-        tokens, negative = self.tokens or (), self.negative
-        total, count = len(text), len(tokens) * (1 + guided)
-        if not count or total % count:
-            raise InterpError(
-                f"{len(tokens)} prompts were described for a UNet batch of {total} rows.",
-                f"With guidance {'on' if guided else 'off'} it must be a multiple of {count}, "
-                "not 0.",
-                "Describe each conditional prompt once, in order; where the UNet is called "
-                "directly, say guided=True or False.",
-            )
-        for prompt in (*tokens, *(negative or ())):
+        tokens = self.tokens or ()
+        for prompt in (*tokens, *(self.negative or ())):
             if prompt.embeds.shape != text.shape[1:]:
                 raise InterpError(
                     f"{prompt!r} can not be a row of this UNet batch.",
@@ -170,109 +145,85 @@ class RowReader:
                     f"{tuple(text.shape[1:])}.",
                     "Encode it with this pipeline.",
                 )
-        half, images = (total // 2 if guided else 0), total // count
-        cond = [prompt for prompt in tokens for _ in range(images)]
-        if negative is None:
-            uncond = _unconditional(self.pipe, self._encodings, text[:half])
-        elif half % len(negative):
+
+        def holds(row: int, number: int) -> bool:
+            return torch.equal(text[row].detach(), tokens[number].embeds.to(text))
+
+        total = len(text)
+        fits = layout.fitting(total, len(tokens), holds) if self.guided is None else set()
+        named = ", ".join(repr(prompt.text) for prompt in tokens)
+        half = layout.chosen(self.pipe, says, total, fits, f"of {named or 'no prompt'}")
+        images, rest = divmod(total - half, len(tokens)) if tokens else (0, 0)
+        if not images or rest:
             raise InterpError(
-                f"{len(negative)} negative prompts were described.",
-                f"The batch has {half} unconditional rows.",
+                f"{len(tokens)} prompts were described for a UNet batch of {total} rows.",
+                f"{total - half} of these are conditional, which is no multiple of {len(tokens)}.",
+                "Describe each conditional prompt once, in order; where the UNet is called "
+                "directly, say guided=True or False.",
+            )
+        cond = [prompt for prompt in tokens for _ in range(images)]
+        self._must_agree(cond, text[half:])
+        return BatchRows((*self._negative(text[:half]), *cond), half, images)
+
+    def _must_agree(self, described: Sequence[Prompt], text: Text) -> None:
+        """Raise if rows hold other prompts than described, where their text was heard."""
+        heard = [] if self._heard is None else self._heard.prompts(text, refuse=False)
+        for said, found in zip(described, heard, strict=False):
+            if found is not None and not torch.equal(said.ids, found.ids):
+                raise InterpError(
+                    f"{said!r} was given as tokens=.",
+                    f"The row holds what the text encoder returned for {found.text!r}.",
+                    "Leave out tokens=: prompts given as text are recognised.",
+                )
+
+    def _negative(self, text: Text) -> Sequence[Prompt | None]:
+        """The prompts of the unconditional rows, as described or as heard."""
+        if self.negative is None:
+            return [None] * len(text) if self._heard is None else self._heard.unconditional(text)
+        if len(text) % len(self.negative):
+            raise InterpError(
+                f"{len(self.negative)} negative prompts were described.",
+                f"The batch has {len(text)} unconditional rows.",
                 "Describe one for all, or one per prompt.",
             )
-        else:
-            uncond = [prompt for prompt in negative for _ in range(half // len(negative))]
-        return BatchRows((*uncond, *cond), half, images)
+        each = len(text) // len(self.negative)
+        return [prompt for prompt in self.negative for _ in range(each)]
 
-    def _recognised(self, text: Text, guided: bool) -> BatchRows:
+    def _recognised(self, text: Text, says: bool | None) -> BatchRows:
         """The rows of a batch, recognised by what the text encoder returned."""
-        encodings, total = self._encodings, len(text)
-        half = total // 2 if guided else 0
-        found = _recognise(encodings, text)
-        missing = [row for row in range(half, total) if found[row] is None]
-        if missing or (guided and total % 2):
+        assert self._heard is not None
+        calls, places = self._heard.calls, self._heard.places(text)
+        first = len(calls[0].ids) if calls else 0
+        fits = layout.heard(places, first) if self.guided is None else set()
+        shown = ", ".join(self._shown(text))
+        half = layout.chosen(self.pipe, says, len(text), fits, shown)
+        missing = [row for row in range(half, len(text)) if not places[row]]
+        if missing:
             raise InterpError(
-                f"Cannot tell which prompts a UNet batch of {total} rows holds.",
-                f"Rows {missing} match none of the {len(encodings)} encodings since the last run, "
+                f"Cannot tell which prompts a UNet batch of {len(text)} rows holds.",
+                f"Rows {missing} match none of the {len(calls)} encodings since the last run, "
                 "because the pipeline was called with prompt_embeds, or they were encoded earlier.",
                 "Pass the prompts: tokens=interp.encode(pipe, prompts).",
             )
-        cond = _named(self.pipe, encodings, found[half:], text[half:])
-        uncond = _unconditional(self.pipe, encodings, text[:half])
-        return BatchRows((*uncond, *cond), half, _images(encodings, found[half:]))
+        if not fits and self.guided is None and not layout.apart(places, half):
+            layout.chosen(self.pipe, None, len(text), fits, shown)
+        cond = self._heard.prompts(text[half:])
+        together = len(calls[min(places[half])[0]].ids)
+        images = _images(places[half:], together)
+        return BatchRows((*self._negative(text[:half]), *cond), half, images)
+
+    def _shown(self, text: Text) -> list[str]:
+        """What rows hold, for people."""
+        assert self._heard is not None
+        prompts = self._heard.unconditional(text)
+        return ["something unknown" if one is None else repr(one.text) for one in prompts]
 
 
-def _recognise(encodings: Sequence[Encoded], text: Text) -> list[tuple[int, int] | None]:
-    """For every row, the encoder call and the place in it that returned these embeddings."""
-    found: list[tuple[int, int] | None] = [None] * len(text)
-    text = text.detach()
-    for call in range(len(encodings)):
-        for state in encodings[call].states:
-            if state.shape[1] != text.shape[1] or state.shape[2] > text.shape[2]:
-                continue
-            said = state.detach().to(text)
-            shown = text[..., : said.shape[-1]]
-            # The last position depends on the whole prompt, so comparing it first is enough.
-            last = rearrange(shown[:, -1], "row channel -> row 1 channel") == said[:, -1]
-            for row, place in last.all(dim=-1).nonzero().tolist():
-                if found[row] is None and torch.equal(shown[row], said[place]):
-                    found[row] = (call, place)
-    return found
-
-
-def _named(
-    pipe: Any,
-    encodings: Sequence[Encoded],
-    found: Sequence[tuple[int, int] | None],
-    text: Text,
-    refuse: bool = True,
-) -> list[Prompt | None]:
-    """The prompts of recognised rows; rows of one encoding share one `Prompt`.
-
-    Positions that SDXL's encoders see differently are refused, or leave their prompt unknown.
-    """
-    known: dict[tuple[int, int] | None, Prompt | None] = {None: None}
-    for key, row in zip(found, text, strict=True):
-        if key is not None and key not in known:
-            call, place = key
-            ids, second = encodings[call].ids[place].cpu(), encodings[call].ids_2
-            second = None if second is None else second[place].cpu()
-            try:
-                known[key] = from_ids(pipe, ids, row.detach(), second)
-            except InterpError:
-                if refuse:
-                    raise
-                known[key] = None
-    return [known[key] for key in found]
-
-
-def _images(encodings: Sequence[Encoded], found: Sequence[tuple[int, int] | None]) -> int:
+def _images(found: Sequence[Set[Place]], prompts: int) -> int:
     """Images per prompt: as many as the rows have of each of the prompts encoded together."""
-    call, _ = found[0]  # type: ignore[misc]
-    images, rest = divmod(len(found), len(encodings[call].ids))
+    images, rest = divmod(len(found), prompts)
+    starts = range(0, len(found), max(images, 1))
     grouped = rest == 0 and all(
-        found[start] == key
-        for start in range(0, len(found), max(images, 1))
-        for key in found[start : start + images]
+        found[start] == same for start in starts for same in found[start : start + images]
     )
     return images if grouped else 1
-
-
-def _unconditional(pipe: Any, encodings: Sequence[Encoded], text: Text) -> list[Prompt | None]:
-    """The prompts of unconditional rows; SDXL's default, all zeros, has the layout of "".
-
-    Few need the categories of these rows, so one that has none is no error here.
-    """
-    named = _named(pipe, encodings, _recognise(encodings, text), text, refuse=False)
-    return [
-        _empty(pipe, row) if prompt is None and not bool(row.any()) else prompt
-        for prompt, row in zip(named, text, strict=True)
-    ]
-
-
-def _empty(pipe: Any, row: Float[Tensor, "position channel"]) -> Prompt:
-    first, *second = (
-        torch.tensor(tokenizer("", padding="max_length", max_length=len(row)).input_ids)
-        for tokenizer, _ in encoders(pipe)
-    )
-    return from_ids(pipe, first, row.detach(), *second)

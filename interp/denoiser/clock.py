@@ -21,8 +21,9 @@ class StepClock:
 
     `step` counts UNet calls within one run of the sampler, from 0. A new run begins when the
     scheduler was given new timesteps (every pipeline call does that), when its first timestep comes
-    round again, or after `restart`. Add hooks that need the clock
-    after it. `denoiser` is a ControlNet whose calls are to be counted instead.
+    round again, or after `restart`. Calls by another pipeline that shares the UNet are not counted.
+    Add hooks that need the clock after it. `denoiser` is a ControlNet whose calls are to be counted
+    instead.
     """
 
     def __init__(self, pipe: Any, hooks: Hooks, denoiser: nn.Module | None = None) -> None:
@@ -31,7 +32,7 @@ class StepClock:
         self._fixed: int | None = None
         self._again = True
         self._seen: tuple[Any, float] = (None, float("nan"))
-        hooks.before(pipe.unet if denoiser is None else denoiser, self._tick)
+        hooks.before(pipe.unet if denoiser is None else denoiser, self._tick, of=pipe)
 
     def restart(self) -> None:
         """The next UNet call is step 0 of a new run."""

@@ -26,6 +26,7 @@ from diffusers.models.attention_processor import (
 )
 from torch import nn
 
+from interp.denoiser.caller import stranger
 from interp.denoiser.layers import Site, sites
 from interp.errors import InterpError
 
@@ -57,25 +58,27 @@ def patched(denoiser: nn.Module) -> Any:
     return PATCHED[denoiser]() if denoiser in PATCHED else None
 
 
-def patches_on(denoiser: nn.Module) -> list[str]:
-    """The patches that are on a denoiser now, as JSON, in the order in which they apply.
+def patches_on(pipe: Any) -> list[str]:
+    """The patches that are on a pipeline now, as JSON, in the order in which they apply.
 
     Example:
-        >>> patches_on(pipe.unet)
+        >>> patches_on(pipe)
         ['[{"categories": ["pad"], "fraction": 0.7, "operation": "zero", "where": {}}]']
     """
-    found = patched(denoiser)
-    return [] if found is None else found.patches()
+    found = patched(pipe.unet)
+    return [] if found is None else found.patches(pipe)
 
 
 class _Hook:
     """A hook of ours. A copy of its module, by `copy.deepcopy` or pickle, has an empty one instead:
     nobody could take it off."""
 
-    def __init__(self, hook: Callable[..., Any]) -> None:
-        self._hook = hook
+    def __init__(self, hook: Callable[..., Any], of: Any = None) -> None:
+        self._hook, self._of = hook, of
 
     def __call__(self, *call: Any) -> Any:
+        if self._of is not None and stranger(self._of) is not None:
+            return None
         return self._hook(*call)
 
     def __reduce__(self) -> Any:
@@ -95,14 +98,17 @@ class Hooks(ExitStack):
         ...     hooks.after(pipe.unet.mid_block, look)
     """
 
-    def before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        """Call `hook(module, args, kwargs)` before the module runs."""
-        handle = module.register_forward_pre_hook(_Hook(hook), with_kwargs=True)
+    def before(self, module: nn.Module, hook: Callable[..., Any], of: Any = None) -> None:
+        """Call `hook(module, args, kwargs)` before the module runs.
+
+        With `of`, only where that pipeline runs it, or none does.
+        """
+        handle = module.register_forward_pre_hook(_Hook(hook, of), with_kwargs=True)
         self.callback(handle.remove)
 
-    def after(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        """Call `hook(module, args, kwargs, output)` after the module ran."""
-        handle = module.register_forward_hook(_Hook(hook), with_kwargs=True)
+    def after(self, module: nn.Module, hook: Callable[..., Any], always: bool = False) -> None:
+        """Call `hook(module, args, kwargs, output)` after the module ran, or `always` failed."""
+        handle = module.register_forward_hook(_Hook(hook), with_kwargs=True, always_call=always)
         self.callback(handle.remove)
 
 

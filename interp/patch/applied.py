@@ -67,7 +67,7 @@ class Applied:
         self._at: list[At] = []
         for denoiser, there in zip(self._denoisers, layers, strict=True):
             if denoiser is not pipe.unet:
-                self._hooks.before(denoiser, self._guess)
+                self._hooks.before(denoiser, self._guess, of=pipe)
                 operations = [tuple(filter(_anywhere, mine)) for mine in operations]
                 heads = {o: o.where.heads_at(there) for o in filter(_anywhere, self.operations)}
             reader = RowReader(pipe, self._hooks, tokens, negative, guided, denoiser)
@@ -75,10 +75,10 @@ class Applied:
             self._at.append(At(operations, heads, reader, clock, self.touched))
         self.reader, self.clock = self._at[0].reader, self._at[0].clock
         self._guided = guided
-        self._hooks.before(pipe.unet, self._foresee)
+        self._hooks.before(pipe.unet, self._foresee, of=pipe)
         for name in ("text_encoder", "text_encoder_2"):
             if getattr(pipe, name, None) is not None:
-                self._hooks.before(getattr(pipe, name), self._before_encoding)
+                self._hooks.before(getattr(pipe, name), self._before_encoding, of=pipe)
         for denoiser, sites, at in zip(self._denoisers, layers, self._at, strict=True):
             PatchedDenoiser.of(denoiser, sites).add(self, at, self._hooks)
 
@@ -182,7 +182,7 @@ def installed(pipe: Any) -> list[Applied]:
         [Applied(zero('pad', fraction=0.7))]
     """
     found = patched(pipe.unet)
-    return [] if found is None else [owner for owner, _ in found.applied]
+    return [] if found is None else found.on(pipe)
 
 
 def remove(pipe: Any) -> None:

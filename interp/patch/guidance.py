@@ -17,6 +17,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.denoiser.clock import StepClock
 from interp.denoiser.epsilon import alpha_bar, to_epsilon
 from interp.errors import InterpError
 from interp.patch.base import Operation
@@ -60,22 +61,23 @@ class Guidance:
     is the mixture again, bit for bit.
     """
 
-    def __init__(self, applied: Sequence[tuple[Applied, At]]) -> None:
-        self.applied = applied
+    def __init__(self) -> None:
         self._norms: list[Float[Tensor, " image"]] = []
 
-    def mix(self, denoiser: Any, args: tuple, kwargs: dict, output: Any) -> Any:
-        """What the denoiser returned, with the mixtures of guided images in it.
+    def mix(
+        self, applied: Sequence[tuple[Applied, At]], args: tuple, kwargs: dict, output: Any
+    ) -> Any:
+        """What the denoiser returned, with the mixtures of guided images in it; None without any.
 
         Raises:
             InterpError: there are no unconditional rows, or steps were left out.
         """
-        _, first = self.applied[0]
+        owner, first = applied[0]
         rows, step = first.reader.batch, first.clock.step
         guides = [
             [
                 operation
-                for _, at in self.applied
+                for _, at in applied
                 for operation in at.on_image(image)
                 if isinstance(operation, Guide) and operation.where.at_step(step)
             ]
@@ -90,11 +92,12 @@ class Guidance:
                 "The pipeline runs without guidance: there is no unconditional prediction to mix.",
                 "Run it with guidance_scale above 1.",
             )
-        for _, at in self.applied:
+        for _, at in applied:
             at.touched |= at.heads.keys() & asked
         over = [False] * len(guides)
         if any(guide.until is not None for guide in asked):
-            over = self._over(output[0], args[0] if args else kwargs["sample"])
+            sample = args[0] if args else kwargs["sample"]
+            over = self._over(owner.pipe.scheduler, first.clock, output[0], sample)
         split = "(half image) c h w -> half image c h w"
         eps_u, eps_c = rearrange(output[0], split, half=2)
         mixture = output[0].clone()
@@ -108,10 +111,10 @@ class Guidance:
             return (mixture, *output[1:])
         return type(output)(sample=mixture)
 
-    def _over(self, output: Latents, sample: Latents) -> list[bool]:
+    def _over(
+        self, scheduler: Any, clock: StepClock, output: Latents, sample: Latents
+    ) -> list[bool]:
         """For each image, whether the norm of `eps_c - eps_u` has passed its first minimum."""
-        owner, first = self.applied[0]
-        clock, scheduler = first.clock, owner.pipe.scheduler
         if clock.step == 0:
             self._norms = []
         if clock.step != len(self._norms):

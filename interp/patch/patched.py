@@ -8,6 +8,7 @@ something when what carries it ran, not when it was planned.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -36,6 +37,32 @@ from interp.text.repad import repad
 Text = Float[Tensor, "row position channel"]
 
 
+class Call(threading.local):
+    """A call of the denoiser that is under way in this thread.
+
+    Pipelines that share a UNet may call it at once; each is patched by what is on itself.
+    """
+
+    def __init__(self) -> None:
+        self.applied: list[tuple[Any, At]] = []
+        self.guidance = Guidance()
+        self.given: Text = torch.empty(0, 0, 0)
+        self.batch: list[tuple[At, BatchRows | None]] = []
+        self.plans: dict[tuple, LayerPlan] = {}
+        self.running: dict[Site, tuple[LayerPlan, Text]] = {}
+        self.edited: dict[RowEdits, tuple[Text, Text]] = {}
+        self.repadded: dict[tuple, tuple[Tensor, Prompt]] = {}
+        self.counted: set[tuple] = set()
+
+    def prepare(self) -> None:
+        """Before its first layer: plans are kept from call to call while patches and rows are."""
+        batch = [(at, at.reader.rows) for _, at in self.applied]
+        if batch != self.batch:
+            for known in (self.plans, self.running, self.repadded, self.counted):
+                known.clear()
+            self.batch = batch
+
+
 class PatchedDenoiser:
     """The hooks on one denoiser, shared by all patches that are on it.
 
@@ -48,18 +75,13 @@ class PatchedDenoiser:
         self._hooks = Hooks()
         self._layers = {site: denoiser.get_submodule(site.path) for site in layers}
         self._projections: dict[tuple[Site, str], tuple[nn.Module, Hooks]] = {}
-        self._rows: list[BatchRows | None] = []
-        self._given: Text = torch.empty(0, 0, 0)
-        self._plans: dict[tuple, LayerPlan] = {}
-        self._running: dict[Site, tuple[LayerPlan, Text]] = {}
-        self._edited: dict[RowEdits, tuple[Text, Text]] = {}
-        self._repadded: dict[tuple, tuple[Tensor, Prompt]] = {}
-        self._counted: set[tuple] = set()
+        self._projecting = threading.Lock()
+        self._call = Call()
         PATCHED[denoiser] = ref(self)
         for site, layer in self._layers.items():
             self._hooks.before(layer, partial(self._before, site))
             self._hooks.after(layer, partial(self._check, site))
-        self._hooks.after(denoiser, Guidance(self.applied).mix)
+        self._hooks.after(denoiser, self._end, always=True)
 
     @classmethod
     def of(cls, denoiser: nn.Module, layers: Sequence[Site]) -> PatchedDenoiser:
@@ -70,23 +92,26 @@ class PatchedDenoiser:
         """Put patches on, until their hooks are closed; the last to go takes all hooks with it."""
         self.applied.append((owner, at))
         hooks.callback(self._discard, at)
-        hooks.before(self.denoiser, self._begin)
+        hooks.before(self.denoiser, partial(self._begin, owner, at), of=owner.pipe)
 
-    def patches(self) -> list[str]:
-        """What is on, as JSON, for provenance."""
-        return [dump(owner.operations) for owner, _ in self.applied]
+    def on(self, pipe: Any) -> list[Any]:
+        """What is on a pipeline that runs this denoiser."""
+        return [owner for owner, _ in self.applied if owner.pipe is pipe]
+
+    def patches(self, pipe: Any) -> list[str]:
+        """The same as JSON, for provenance."""
+        return [dump(owner.operations) for owner in self.on(pipe)]
 
     def _discard(self, at: At) -> None:
         self.applied.remove(next(one for one in self.applied if one[1] is at))
-        self._forget()
         if not self.applied:
             self._hooks.close()
             for _, hooks in self._projections.values():
                 hooks.close()
             PATCHED.pop(self.denoiser, None)
 
-    def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """A call begins: edits are made anew, and plans if the rows are others."""
+    def _begin(self, owner: Any, at: At, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """A call of a patched pipeline begins."""
         checkpointing = (
             getattr(part, "gradient_checkpointing", False) for part in module.modules()
         )
@@ -97,32 +122,36 @@ class PatchedDenoiser:
                 "Call disable_gradient_checkpointing() on it, or use torch.no_grad().",
             )
         must_be_there(module, self._layers)
-        self._given = kwargs["encoder_hidden_states"] if len(args) < 3 else args[2]
-        self._edited.clear()
-        rows = [at.reader.rows for _, at in self.applied]
-        if rows != self._rows:
-            self._forget()
-            self._rows = rows
+        self._call.applied.append((owner, at))
+        self._call.given = kwargs["encoder_hidden_states"] if len(args) < 3 else args[2]
 
-    def _forget(self) -> None:
-        for known in (self._plans, self._running, self._edited, self._repadded, self._counted):
-            known.clear()
-        self._rows = []
+    def _end(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+        """A call is over, or failed, which gives no output."""
+        call = self._call
+        applied, call.applied = call.applied, []
+        call.edited.clear()
+        if not applied or output is None:
+            return None
+        return call.guidance.mix(applied, args, kwargs, output)
 
     def _before(self, site: Site, attention: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """Before a layer runs: give it edited embeddings, watch its projections, mask its keys."""
+        call = self._call
+        if not call.applied:
+            return args, kwargs
+        call.prepare()
         given = kwargs["encoder_hidden_states"]
         # IP-Adapter passes (text, images); the images are left alone.
         text, *images = given if isinstance(given, tuple) else (given,)
         active = tuple(
             operation.where.at_step(at.clock.step)
-            for _, at in self.applied
+            for _, at in call.applied
             for operation in at.heads
         )
-        if (site, active) not in self._plans:
-            self._plans[site, active] = self._plan(site, attention, text.device)
-        plan = self._plans[site, active]
-        self._running[site] = (plan, text)
+        if (site, active) not in call.plans:
+            call.plans[site, active] = self._plan(site, attention, text.device)
+        plan = call.plans[site, active]
+        call.running[site] = (plan, text)
         changed = dict(kwargs)
         if plan.embeds is not None:
             edited = self._edit(text, plan.embeds)
@@ -140,9 +169,9 @@ class PatchedDenoiser:
 
     def _check(self, site: Site, attention: Any, args: tuple, kwargs: dict, output: Any) -> None:
         """After a layer ran: whether it took up what it was given."""
-        plan, _ = self._running[site]
-        if is_stock(attention):
+        if is_stock(attention) or not self._call.applied:
             return
+        plan, _ = self._call.running[site]
         if plan.projected or plan.masked is not None or plan.silent is not None:
             must_follow(site, attention, args, kwargs, output)
         elif plan.embeds is not None and deviation(attention, args, kwargs, output) > 1e-2:
@@ -153,11 +182,11 @@ class PatchedDenoiser:
             )
 
     def _plan(self, site: Site, attention: Any, device: torch.device) -> LayerPlan:
-        by_patch = [at.edits(site) for _, at in self.applied]
+        by_patch = [at.edits(site) for _, at in self._call.applied]
         rows = tuple(tuple(chain.from_iterable(row)) for row in zip(*by_patch, strict=True))
         heads = {
             o: there[site]
-            for _, at in self.applied
+            for _, at in self._call.applied
             for o, there in at.heads.items()
             if site in there
         }
@@ -165,55 +194,56 @@ class PatchedDenoiser:
 
     def _touch(self, plan: LayerPlan, edits: str, sides: tuple[str, ...] = SIDES) -> None:
         """Operations of this kind were carried out in a layer."""
-        if (id(plan), edits, sides) in self._counted:
+        if (id(plan), edits, sides) in self._call.counted:
             return
-        self._counted.add((id(plan), edits, sides))
+        self._call.counted.add((id(plan), edits, sides))
         for operation, prompt in chain.from_iterable(plan.rows):
             if edits != operation.EDITS or not set(operation.where.side) & set(sides):
                 continue
-            for _, at in self.applied:
+            for _, at in self._call.applied:
                 new = operation in at.heads and operation not in at.touched
                 if new and bool(operation.positions(prompt).any()):
                     at.touched.add(operation)
 
     def _edit(self, text: Text, rows: RowEdits) -> Text:
         """The edited embeddings, made once per call, because all layers are given one text."""
-        known, made = self._edited.get(rows, (None, text))
+        known, made = self._call.edited.get(rows, (None, text))
         if known is not text:
             # Some denoisers project the text for all layers first: the patch comes before that.
             kind = getattr(self.denoiser.config, "encoder_hid_dim_type", None)
             projected = kind == "text_proj"
             new = []
             for number, edits in enumerate(rows):
-                original = row = (self._given if projected else text)[number]
+                original = row = (self._call.given if projected else text)[number]
                 for operation, prompt in edits:
                     row = operation.edit(row, prompt, partial(self._reencode, original))
                 new.append(row)
             made = torch.stack(new)
             made = self.denoiser.get_submodule("encoder_hid_proj")(made) if projected else made
-            self._edited[rows] = (text, made)
+            self._call.edited[rows] = (text, made)
         return made
 
     def _reencode(self, row: Tensor, prompt: Prompt, token: str | int) -> Prompt:
         """The prompt with other pads, encoded as this row was, once per batch."""
         # By prompt, not by its ids: SDXL's zeros have those of the empty prompt.
-        known = self._repadded.get((prompt, token))
+        known = self._call.repadded.get((prompt, token))
         if known is None or not torch.equal(known[0], row):
-            owner, _ = self.applied[0]
+            owner, _ = self._call.applied[0]
             known = (row, repad(owner.pipe, prompt, token, row))
-            self._repadded[prompt, token] = known
+            self._call.repadded[prompt, token] = known
         return known[1]
 
     def _follow(self, site: Site, name: str, module: nn.Module, sides: tuple[str, ...]) -> None:
         """Hook a projection, again if it was replaced meanwhile (LoRA and fusing do that)."""
-        known = self._projections.get((site, name))
-        if known is not None and known[0] is module:
-            return
-        if known is not None:
-            known[1].close()
-        hooks = Hooks()
-        hooks.after(module, partial(self._after, site, sides))
-        self._projections[site, name] = (module, hooks)
+        with self._projecting:
+            known = self._projections.get((site, name))
+            if known is not None and known[0] is module:
+                return
+            if known is not None:
+                known[1].close()
+            hooks = Hooks()
+            hooks.after(module, partial(self._after, site, sides))
+            self._projections[site, name] = (module, hooks)
 
     def _after(
         self,
@@ -225,8 +255,10 @@ class PatchedDenoiser:
         output: Tensor,
     ) -> Tensor | None:
         """After a key or value projection ran: put the patched heads' results in."""
-        plan, text = self._running.get(site, (None, output))
-        if plan is None or not (plan.projected or plan.silent is not None):
+        if not self._call.applied:
+            return None
+        plan, text = self._call.running[site]
+        if not (plan.projected or plan.silent is not None):
             return None
         pattern = "row position (side head channel) -> side row position head channel"
         sizes = {"side": len(sides), "head": site.heads}

@@ -8,6 +8,7 @@ the layer whichever attention kernel it uses, costs a few per cent, and never ho
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -74,11 +75,11 @@ class Log:
         self._known: tuple[BatchRows | None, Tensor, Tensor] = (None, none, none)
         self._shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._size = (0, 0)
-        self._under_way = False
+        self._thread: int | None = None
         self.reader = reader
         self.clock = StepClock(pipe, hooks)
-        hooks.before(pipe.unet, self._begin)
-        hooks.after(pipe.unet, self._end)
+        hooks.before(pipe.unet, self._begin, of=pipe)
+        hooks.after(pipe.unet, self._end, always=True)
         self._layers = {site: pipe.unet.get_submodule(site.path) for site in self.wanted}
         for site, layer in self._layers.items():
             hooks.after(layer.to_q, partial(self._catch, site))
@@ -112,7 +113,7 @@ class Log:
             self._first = self.kept
             if not self.facts:
                 # Once: diffusers looks for dtype and device among all modules, which takes a while.
-                self.facts = {**describe(self.pipe), "patches": patches_on(self.pipe.unet)}
+                self.facts = {**describe(self.pipe), "patches": patches_on(self.pipe)}
         run = self.runs[-1]
         if run.rows is not batch and run.rows.ids != batch.ids:
             raise InterpError(
@@ -123,11 +124,17 @@ class Log:
         if len(run.timesteps) == 1:
             self._project(len(self.pipe.scheduler.timesteps))
         run.begin(clock.step, clock.timestep)
-        self._under_way = True
+        self._thread = threading.get_ident()
 
     def _end(self, *call: Any) -> None:
         """A UNet call is over. Under gradient checkpointing its layers run again afterwards."""
-        self._under_way = False
+        if self._under_way:
+            self._thread = None
+
+    @property
+    def _under_way(self) -> bool:
+        """Whether it is a call of ours that runs a layer: other threads may share the UNet."""
+        return self._thread == threading.get_ident()
 
     @torch.no_grad()
     def _see(self, site: Site, attention: Any, args: tuple, kwargs: dict, output: Any) -> None:

@@ -202,7 +202,7 @@ def test_unknown_embeddings_ask_for_tokens(pipe) -> None:
 
 def test_a_batch_that_does_not_fit_the_prompts_is_refused(sd1, sd2) -> None:
     a, b = encode(sd1, TEXTS)
-    with pytest.raises(InterpError, match="must be a multiple of 4"), Calls(sd1, tokens=[a, b]):
+    with pytest.raises(InterpError, match="1 of these are conditional"), Calls(sd1, tokens=[a, b]):
         latents(sd1)
     (wrong,) = encode(sd1, "goat")
     object.__setattr__(wrong, "embeds", wrong.embeds[:, :16])
