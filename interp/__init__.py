@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from interp.text.encoding import encode
     from interp.text.files import read_prompts
     from interp.text.prompt import Prompt
+    from interp.text.windows import join
 
 # Where each public name lives. They are fetched when they are first used: `import interp` is cheap.
 _HOMES = {
@@ -58,6 +59,7 @@ _HOMES = {
     "interp.text.categories": "CATEGORIES categories",
     "interp.text.donors": "as_dataset as_prompts",
     "interp.text.encoding": "encode",
+    "interp.text.windows": "join",
     "interp.text.files": "read_prompts",
     "interp.text.prompt": "Prompt",
 }
@@ -66,10 +68,10 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = [
     "CATEGORIES", "Applied", "InterpError", "Log", "Patch", "Prompt", "Recorder", "Rewrite",
     "Session", "Site", "Start", "Where", "apply", "as_dataset", "as_prompts", "attribute",
-    "benchmark", "categories", "copy", "detect", "encode", "entropy", "guide", "installed", "load",
-    "maps", "mask", "mass", "mean", "metrics", "mitigations", "noise", "open", "paper", "patch",
-    "plot", "provenance", "read_prompts", "record", "remove", "repad", "save", "scale", "select",
-    "silence", "sites", "swap", "sweep", "token_mass", "zero",
+    "benchmark", "categories", "copy", "detect", "encode", "entropy", "guide", "installed", "join",
+    "load", "maps", "mask", "mass", "mean", "metrics", "mitigations", "noise", "open", "paper",
+    "patch", "plot", "provenance", "read_prompts", "record", "remove", "repad", "save", "scale",
+    "select", "silence", "sites", "swap", "sweep", "token_mass", "zero",
 ]  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from interp.errors import InterpError
 from interp.patch import Where
 from interp.patch.where import Steps
 from interp.session import Session
+from interp.session.settings import text_alone
 from interp.text.prompt import Prompt
 
 
@@ -207,6 +208,7 @@ def predict(
         embeds: one for all rows, or one each.
         copies: how many times the points come, one after the other.
     """
+    text_alone(session)
     latents = repeat(points.latents, "row c h w -> (copy row) c h w", copy=copies)
     timestep = repeat(points.timestep, "row -> (copy row)", copy=copies)
     if embeds.ndim == 2:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from weakref import WeakSet
@@ -35,11 +35,13 @@ class BatchRows:
         prompts: the prompt of every row; None for unconditional rows whose prompts are unknown.
         uncond: how many rows, all at the front, are unconditional: none, or half.
         images: how many conditional rows in succession are images of one prompt.
+        frames: how many of those in succession are frames of one video.
     """
 
     prompts: tuple[Prompt | None, ...]
     uncond: int
     images: int
+    frames: int = 1
 
     @cached_property
     def category(self) -> Integer[Tensor, "row position"]:
@@ -78,8 +80,8 @@ class RowReader:
         denoiser: a ControlNet whose batches are to be read instead of the UNet's.
 
     Add hooks that need the rows after it. Calls by another pipeline that shares the UNet are not
-    read, with a warning. The UNet call raises an `InterpError` if a batch does not hold the described
-    prompts a whole number of times, or a conditional row is not recognised.
+    read, with a warning. The UNet call raises an `InterpError` if a batch does not hold the
+    described prompts a whole number of times, or a conditional row is not recognised.
     """
 
     def __init__(
@@ -129,7 +131,9 @@ class RowReader:
         if text is self._text and says == self._says:
             return
         identify = self._recognised if self.tokens is None else self._described
-        self.rows = identify(text, says)
+        rows = identify(text, says)
+        sample = args[0] if args else kwargs["sample"]
+        self.rows = rows if sample.ndim == 4 else replace(rows, frames=sample.shape[2])
         self._text, self._says = text, says
         if self._heard is not None:
             self._heard.used = True
@@ -203,7 +207,8 @@ class RowReader:
                 f"Cannot tell which prompts a UNet batch of {len(text)} rows holds.",
                 f"Rows {missing} match none of the {len(calls)} encodings since the last run, "
                 "because the pipeline was called with prompt_embeds, or they were encoded earlier.",
-                "Pass the prompts: tokens=interp.encode(pipe, prompts).",
+                "Pass the prompts: tokens=interp.encode(pipe, prompts), or interp.join(...) of "
+                "those that stand one behind the other.",
             )
         if not fits and self.guided is None and not layout.apart(places, half):
             layout.chosen(self.pipe, None, len(text), fits, shown)

@@ -58,7 +58,7 @@ class Encodings:
 
     def places(self, text: Text) -> list[Set[Place]]:
         """Where each row was returned; no place for one that was not."""
-        found: list[set[Place]] = [set() for _ in text]
+        found: list[Set[Place]] = [set() for _ in text]
         text = text.detach()
         for call, encoded in enumerate(self.calls):
             for state in encoded.states:
@@ -70,7 +70,7 @@ class Encodings:
                 last = rearrange(shown[:, -1], "row channel -> row 1 channel") == said[:, -1]
                 for row, place in last.all(dim=-1).nonzero().tolist():
                     if torch.equal(shown[row], said[place]):
-                        found[row].add((call, place))
+                        found[row] |= {(call, place)}
         return found
 
     def prompts(self, text: Text, refuse: bool = True) -> list[Prompt | None]:

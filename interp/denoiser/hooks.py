@@ -28,6 +28,7 @@ from torch import nn
 
 from interp.denoiser.caller import stranger
 from interp.denoiser.layers import Site, sites
+from interp.denoiser.pipelines import stock
 from interp.errors import InterpError
 
 ADDED = (
@@ -130,13 +131,12 @@ def hookable(pipe: Any, denoiser: nn.Module | None = None) -> tuple[Site, ...]:
         ['down.0.0', 'down.0.1', ..., 'up.3.2']
 
     Raises:
-        InterpError: for a compiled UNet, processors that attend to more than the text or project it
-            themselves, normalised queries or keys, and pipelines whose batches are not
-            [unconditional..., conditional...].
+        InterpError: for pipelines that `stock` refuses, a compiled UNet, processors that attend to
+            more than the text or project it themselves, and normalised queries or keys.
     """
+    pipe = stock(pipe)
     unet = pipe.unet if denoiser is None else denoiser
-    # A whole UNet or one block, wrapped by torch.compile(module) or in place by module.compile().
-    if any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in unet.modules()):
+    if any(map(_compiled, unet.modules())):
         raise InterpError(
             f"Cannot hook the UNet of a {type(pipe).__name__}.",
             "It is compiled, and torch silently ignores hooks that are added after compiling.",
@@ -147,13 +147,17 @@ def hookable(pipe: Any, denoiser: nn.Module | None = None) -> tuple[Site, ...]:
         refused = _refused(unet.get_submodule(site.path))
         if refused is not None:
             raise InterpError(f"Cannot hook layer {site.name}.", *refused)
-    if getattr(pipe, "do_perturbed_attention_guidance", False) or "Pix2Pix" in type(pipe).__name__:
-        raise InterpError(
-            f"Cannot tell the rows of a {type(pipe).__name__} apart.",
-            "Its batches are not [unconditional..., conditional...].",
-            "Use a pipeline with plain classifier-free guidance.",
-        )
     return layers
+
+
+def _compiled(module: nn.Module) -> bool:
+    """Whether torch.compile(module), module.compile() or torch.compile(module.forward) was used."""
+    forward = vars(module).get("forward")
+    return (
+        hasattr(module, "_orig_mod")
+        or module._compiled_call_impl is not None
+        or hasattr(forward, "_torchdynamo_orig_callable")
+    )
 
 
 def _refused(attention: Any) -> tuple[str, str] | None:

@@ -82,8 +82,10 @@ def sites(unet: nn.Module) -> tuple[Site, ...]:
     for path, module in unet.named_modules():
         if isinstance(module, Attention) and module.is_cross_attention:
             block, place = _place(path)
-            found.append((BLOCKS.index(block), place, block, path, module.heads))
-    # Sorting by block and number, stably: inside one block named_modules() is execution order.
+            numbers = tuple(int(part) for part in path.split(".") if part.isdigit())
+            found.append((BLOCKS.index(block), numbers, block, place, path, module.heads))
+    # Stably by the numbers in their paths: ControlNet-XS runs a base and a control layer in turn,
+    # and has a list of each.
     found.sort(key=lambda item: item[:2])
     if not found:
         raise InterpError(
@@ -93,7 +95,7 @@ def sites(unet: nn.Module) -> tuple[Site, ...]:
         )
     counts: dict[str, int] = {}
     result = []
-    for index, (_, place, block, path, heads) in enumerate(found):
+    for index, (_, _, block, place, path, heads) in enumerate(found):
         prefix = "mid" if block == "mid" else f"{block}.{place}"
         counts[prefix] = counts.get(prefix, -1) + 1
         result.append(Site(f"{prefix}.{counts[prefix]}", block, index, heads, path))

@@ -1,4 +1,4 @@
-"""Which rows of a UNet batch are unconditional: what its embeddings say, and what the pipeline says.
+"""Which rows of a UNet batch are unconditional, by its embeddings and by what the pipeline says.
 
 Stock pipelines order a batch as [unconditional..., conditional...], or leave out the first half.
 They encode the prompts first, and mostly say whether guidance is on. Neither is believed alone: a
@@ -13,7 +13,8 @@ from typing import Any
 from interp.denoiser.encodings import Place
 from interp.errors import InterpError
 
-SAY = "Say which it is, guided=True or guided=False, or use a pipeline with plain guidance."
+PLAIN = "Use a pipeline with plain classifier-free guidance."
+SAY = "Say which it is: guided=True for the first half, guided=False for none."
 
 
 def fitting(
@@ -83,12 +84,16 @@ def chosen(pipe: Any, says: bool | None, total: int, fits: set[int], rows: str) 
         if len(fits) == 1:
             return next(iter(fits))
         raise InterpError(
-            asked, "The pipeline does not say whether guidance is on, nor do the embeddings.", SAY
+            asked,
+            "The pipeline does not say whether guidance is on, nor do the embeddings.",
+            PLAIN if total % 2 else SAY,
         )
     uncond = total // 2 if says else 0
     if (says and total % 2) or (fits and uncond not in fits):
         state = "on" if says else "off"
         raise InterpError(
-            asked, f"The pipeline says that guidance is {state}, which these are not the rows of.", SAY
+            asked,
+            f"The pipeline says that guidance is {state}, and these are not the rows for it.",
+            PLAIN if total % 2 else SAY,
         )
     return uncond

@@ -18,6 +18,7 @@ from interp.denoiser.batch import BatchRows, RowReader
 from interp.denoiser.clock import StepClock
 from interp.denoiser.exchanged import must_be_the_same
 from interp.denoiser.hooks import Hooks, hookable, patched
+from interp.denoiser.pipelines import stock
 from interp.errors import InterpError
 from interp.patch.at import At
 from interp.patch.base import Operation, must_touch
@@ -54,7 +55,8 @@ class Applied:
         guided: bool | None,
         strict: bool | None,
     ) -> None:
-        self.pipe, self.strict = pipe, strict
+        self.pipe = pipe = stock(pipe)
+        self.strict = strict
         self.operations = tuple(dict.fromkeys(chain.from_iterable(operations)))
         self.touched: set[Operation] = set()
         self.on = True
@@ -181,6 +183,7 @@ def installed(pipe: Any) -> list[Applied]:
         >>> ip.installed(pipe)
         [Applied(zero('pad', fraction=0.7))]
     """
+    pipe = stock(pipe)
     found = patched(pipe.unet)
     return [] if found is None else found.on(pipe)
 

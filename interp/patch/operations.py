@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, get_args
 
 import torch
@@ -28,7 +29,7 @@ Align = Literal["position", "offset", "nearest", "mean"]
 
 @dataclass(frozen=True, repr=False)
 class Zero(Operation):
-    """The zero vector at a fraction of the positions, the first ones of each category."""
+    """The zero vector at a fraction of the positions, the first of each category and window."""
 
     fraction: float = 1.0
 
@@ -47,8 +48,8 @@ class Zero(Operation):
 
     def positions(self, prompt: Prompt) -> Bool[Tensor, " position"]:
         chosen = torch.zeros_like(prompt.category, dtype=torch.bool)
-        for code in codes(self.categories):
-            places = prompt.at(CATEGORIES[code])
+        for code, window in product(codes(self.categories), prompt.windows):
+            places = window.start + (prompt.category[window] == code).nonzero().flatten()
             chosen[places[: int(len(places) * self.fraction)]] = True
         return chosen
 

@@ -20,29 +20,48 @@ from interp.text.prompt import Prompt
 
 @dataclass
 class SamplerRun:
-    """What was kept of one run of the sampler."""
+    """What was kept of one run of the sampler.
+
+    Its steps may differ in whether they have unconditional rows; `rows` are of one that has some.
+    """
 
     number: int
     rows: BatchRows
     timesteps: dict[int, float] = field(default_factory=dict)
-    values: dict[tuple[str, int, Site], tuple[Tensor, int]] = field(default_factory=dict)
+    values: dict[tuple[str, int, Site], tuple[Tensor, int, BatchRows]] = field(default_factory=dict)
     sizes: dict[Site, tuple[int, int]] = field(default_factory=dict)
     step: int = 0
+    batch: BatchRows = field(init=False)
 
-    def begin(self, step: int, timestep: float) -> None:
-        """What follows is of this step."""
+    def begin(self, step: int, timestep: float, batch: BatchRows) -> None:
+        """What follows is of this step, whose rows may be others than the step's before."""
+        if batch.ids[batch.uncond :] != self.rows.ids[self.rows.uncond :]:
+            raise InterpError(
+                f"Cannot record step {step} of a run.",
+                f"Its batch holds {_texts(batch)}, where the steps before it held "
+                f"{_texts(self.rows)}.",
+                "Record such calls in separate blocks, or call log.clock.restart() between them.",
+            )
         if step in self.timesteps:
             raise InterpError(
                 f"Step {step} was recorded twice in one run.",
                 "It was recorded before, and a dataset has one value for each step.",
                 "Call log.clock.restart() before the UNet is called for another batch.",
             )
-        self.step = step
+        self.step, self.batch = step, batch
         self.timesteps[step] = timestep
+        if batch.uncond:
+            self.rows = batch
 
     def keep(self, name: str, site: Site, values: Tensor, first: int) -> None:
         """Keep `[row, head, ...]` of the rows from `first` on."""
-        self.values[name, self.step, site] = (values, first)
+        self.values[name, self.step, site] = (values, first, self.batch)
+
+
+def _texts(batch: BatchRows) -> str:
+    """The conditional prompts of a batch, for people."""
+    texts = (None if prompt is None else prompt.text for prompt in batch.prompts[batch.uncond :])
+    return ", ".join(map(repr, dict.fromkeys(texts)))
 
 
 def to_dataset(
@@ -52,6 +71,8 @@ def to_dataset(
     seeds: Sequence[int] | None = None,
 ) -> xr.Dataset:
     """All runs as one dataset; what a run or layer does not have is NaN.
+
+    Recordings of videos have an axis `frame` behind `seed`.
 
     Example:
         >>> to_dataset(log.runs, layers, {"mass": ("category",)})
@@ -73,11 +94,11 @@ def to_dataset(
             "Call the pipeline inside `with record(...)`.",
         )
     places, prompts, images = _places(runs)
-    timesteps = _timesteps(runs)
-    if seeds is not None and len(seeds) != images:
+    timesteps, frames = _timesteps(runs), runs[0].rows.frames
+    if seeds is not None and len(seeds) * frames != images:
         raise InterpError(
             f"{len(seeds)} seeds were given for a recording.",
-            f"It holds {images} images of each prompt.",
+            f"It holds {images // frames} images of each prompt.",
             "Give as many seeds as images.",
         )
     sizes = (len(prompts), images, len(timesteps), len(layers), max(s.heads for s in layers))
@@ -87,14 +108,18 @@ def to_dataset(
             variables[name + suffix] = ((*DIMS[:-1], *dims), kept)
     coords = {
         "prompt": range(len(prompts)),
-        "seed": list(range(images) if seeds is None else seeds),
         "step": list(timesteps),
         "timestep": ("step", list(timesteps.values())),
         "head": range(sizes[4]),
         **_of_layers(runs, layers),
         **_of_prompts(prompts, any(POSITION in dims for dims in names.values())),
     }
-    return xr.Dataset(variables, coords)
+    named = list(range(images // frames) if seeds is None else seeds)
+    data = xr.Dataset(variables, coords)
+    if frames > 1:
+        data = data.coarsen(seed=frames).construct(seed=("seed", "frame"))
+        data = data.assign_coords(frame=range(frames))
+    return data.assign_coords(seed=named)
 
 
 Places = list[tuple[np.ndarray, np.ndarray]]
@@ -159,16 +184,16 @@ def _arrays(
     step_place = {step: place for place, step in enumerate(steps)}
     layer_place = {site: place for place, site in enumerate(layers)}
     kept = [
-        (run.rows, place, step, site, *values)
+        (place, step, site, *values)
         for run, place in zip(runs, places, strict=True)
         for (kind, step, site), values in run.values.items()
         if kind == name
     ]
-    shape = kept[0][4].shape[2:]
+    shape = kept[0][3].shape[2:]
     cond = np.full((*sizes, *shape), np.nan, dtype=np.float32)
-    has_uncond = any(rows.uncond and first == 0 for rows, *_, first in kept)
+    has_uncond = any(rows.uncond and first == 0 for *_, first, rows in kept)
     uncond = np.full_like(cond, np.nan) if has_uncond else None
-    for rows, (prompt, image), step, site, values, first in kept:
+    for (prompt, image), step, site, values, first, rows in kept:
         numbers = values.float().cpu().numpy()
         if np.isnan(numbers).any():
             raise InterpError(

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.denoiser.hooks import is_fused
+from interp.errors import InterpError
 
 
 def probabilities(
@@ -56,9 +57,19 @@ def bias_of(
 
 
 def grid(queries: int, sample: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a layer with so many queries, in a UNet that halves its sample."""
+    """Height and width of a layer with so many queries, in a UNet that halves its sample.
+
+    Raises:
+        InterpError: they make no such grid.
+    """
     height, width = sample
     while height * width > queries:
         # Convolutions of stride 2 round up.
         height, width = (height + 1) // 2, (width + 1) // 2
+    if height * width != queries:
+        raise InterpError(
+            f"A layer with {queries} queries was to be recorded.",
+            f"They are no grid of a sample of {sample[0]} x {sample[1]}: tokens were merged.",
+            "Record without token merging, or merge with merge_crossattn=False.",
+        )
     return height, width

@@ -26,6 +26,7 @@ from interp.denoiser.exchanged import must_be_the_same, must_be_there
 from interp.denoiser.hooks import Hooks, hookable, patches_on
 from interp.denoiser.layers import Selector, Site, select
 from interp.denoiser.memory import GIB
+from interp.denoiser.pipelines import stock
 from interp.denoiser.processors import must_follow
 from interp.errors import InterpError
 from interp.record.dataset import SamplerRun, to_dataset
@@ -115,15 +116,9 @@ class Log:
                 # Once: diffusers looks for dtype and device among all modules, which takes a while.
                 self.facts = {**describe(self.pipe), "patches": patches_on(self.pipe)}
         run = self.runs[-1]
-        if run.rows is not batch and run.rows.ids != batch.ids:
-            raise InterpError(
-                f"Cannot record step {clock.step} of a run.",
-                "Its batch holds other prompts than the steps before it.",
-                "Record such calls in separate blocks, or call log.clock.restart() between them.",
-            )
         if len(run.timesteps) == 1:
             self._project(len(self.pipe.scheduler.timesteps))
-        run.begin(clock.step, clock.timestep)
+        run.begin(clock.step, clock.timestep, batch)
         self._thread = threading.get_ident()
 
     def _end(self, *call: Any) -> None:
@@ -258,6 +253,7 @@ def record(
             a record that would exceed the budget.
     """
     chosen = distinct(recorders or (mass,))
+    pipe = stock(pipe)
     unet = pipe.unet
     with Hooks() as hooks:
         reader = RowReader(pipe, hooks, tokens, negative, guided)

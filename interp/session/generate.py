@@ -116,7 +116,9 @@ def generate(
 
     with ExitStack() as stack:
         stack.enter_context(_quiet(pipe))
-        traced = stack.enter_context(_tracing(pipe, trace)) if trace is not None else None
+        traced = None
+        if trace is not None:
+            traced = stack.enter_context(_tracing(pipe, trace, negative is not None))
         negatives = None if negative is None else [negative]
         applied = None
         if any(job.patch is not None for job in jobs):
@@ -205,11 +207,18 @@ def _quiet(pipe: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _tracing(pipe: Any, dtype: torch.dtype) -> Iterator[Trace]:
+def _tracing(pipe: Any, dtype: torch.dtype, guided: bool) -> Iterator[Trace]:
     """Keep what the UNet is given and returns, as noise, at every call."""
     hookable(pipe)
     trace = Trace([], [], [], [], [])
-    kind = pipe.scheduler.config.prediction_type
+    scheduler = pipe.scheduler
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise InterpError(
+            f"A trace with a {type(scheduler).__name__} was asked for.",
+            "It has no alphas_cumprod, by which predictions are read as noise.",
+            "Trace with DDIM, Euler, DPM++ or another of Stable Diffusion's schedulers.",
+        )
+    kind = scheduler.config.prediction_type
 
     def keep(module: Any, args: tuple, kwargs: dict, output: Any) -> None:
         sample, timestep = args[0], float(args[1])
@@ -218,7 +227,7 @@ def _tracing(pipe: Any, dtype: torch.dtype) -> Iterator[Trace]:
         epsilon = to_epsilon(prediction, sample, abar, kind).to(dtype).cpu()
         trace.timesteps.append(timestep)
         trace.alpha_bars.append(abar)
-        if pipe.do_classifier_free_guidance:
+        if guided:
             uncond, cond = rearrange(epsilon, "(half row) c h w -> half row c h w", half=2)
             trace.eps_u.append(uncond)
         else:

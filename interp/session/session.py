@@ -27,10 +27,11 @@ from interp.results.hashes import tensor_sha256
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.session.batches import batches, labelled, labels
 from interp.session.generate import generate
-from interp.session.settings import Settings, text_alone
+from interp.session.settings import Settings, has_its_images, text_alone
 from interp.session.start import Rewrite, Start, for_prompts
 from interp.text.encoding import encode
 from interp.text.prompt import Prompt
+from interp.text.windows import join
 
 Edit = Patch | Rewrite | None
 Edits = Edit | Mapping[str, Edit] | Sequence[Edit]
@@ -49,13 +50,17 @@ class Session(Settings):
     Arguments as in `Settings`.
     """
 
+    def but(self, **changes: Any) -> "Session":
+        """Return the same session with other settings: `sd.but(guidance=1.0)`."""
+        return Session(self.pipe, **{**self.settings, "source": self.source, **changes})
+
     def encode(self, texts: str | Sequence[str]) -> Any:
         """Return the `Prompt` of a text, or a list of them for a list.
 
         Example:
             >>> a, b = sd.encode(["Antique Church Poster in Berlin", "a photo of a goat"])
         """
-        prompts = encode(self.pipe, texts)
+        prompts = encode(self.pipe, texts, clip_skip=self.call.get("clip_skip"))
         return prompts[0] if isinstance(texts, str) else prompts
 
     def run(
@@ -152,7 +157,7 @@ class Session(Settings):
         noise: Float[Tensor, "1 c h w"],
     ) -> Float[Tensor, "1 c h w"]:
         """Return `eps_c - eps_u` at the first step, differentiable in `embeds` and unit `noise`."""
-        text_alone(self.pipe)
+        text_alone(self)
         at = unet_call.from_noise(self.pipe, noise, self.steps)
         empty = self.unconditional
         with torch.set_grad_enabled(torch.is_grad_enabled() and noise.requires_grad):
@@ -171,7 +176,7 @@ class Session(Settings):
         latents: Tensor | None,
     ) -> xr.Dataset:
         """The one engine behind `run` and `trace`."""
-        text_alone(self.pipe)
+        has_its_images(self)
         encoded, seeds = self._prompts(prompts), chosen_seeds(seeds)
         if not encoded or trajectory not in ("own", "clean"):
             raise InterpError(
@@ -194,7 +199,7 @@ class Session(Settings):
         at_once = images_at_once(self.pipe, self.height, self.width, self.guided, self.budget)
         planned = list(batches(plain, seeds, starts, at_once, clean))
         calls = unet_call.calls_per_run(self.pipe, self.steps)
-        empty = self.unconditional if self.guided else None
+        empty = join([self.unconditional] * len(encoded[0].windows)) if self.guided else None
         done = []
         # Silent when not on a terminal; diffusers' own bar would be one per batch.
         with tqdm(total=len(planned) * calls, unit="step", leave=None, disable=None) as bar:
@@ -212,6 +217,7 @@ class Session(Settings):
                     guidance_scale=self.guidance,
                     height=self.height,
                     width=self.width,
+                    **self.call,
                 )
                 done.append((jobs, result))
         # Over the whole grid: a patch need not touch every prompt, and which prompts share a batch
@@ -235,13 +241,14 @@ class Session(Settings):
     def _prompts(self, prompts: Prompts) -> list[Prompt]:
         given = [prompts] if isinstance(prompts, (str, Prompt)) else list(prompts)
         encoded = [self.encode(p) if isinstance(p, str) else p for p in given]
-        shape = self.unconditional.embeds.shape
-        foreign = next((prompt for prompt in encoded if prompt.embeds.shape != shape), None)
-        if foreign is not None:
+        shapes = {prompt.embeds.shape for prompt in encoded}
+        length, width = self.unconditional.embeds.shape
+        if len(shapes) > 1 or any(n % length or w != width for n, w in shapes):
             raise InterpError(
-                f"Cannot run {foreign!r}.",
-                f"Its embeddings are {tuple(foreign.embeds.shape)}, this model's {tuple(shape)}.",
-                "Encode it with this session: sd.encode(text).",
+                f"Cannot run {', '.join(map(repr, encoded))}.",
+                f"Their embeddings are {', '.join(map(str, map(tuple, shapes)))}, this model's "
+                f"{(length, width)}, or windows of that many positions, as many for all prompts.",
+                "Encode them with this session: sd.encode(text).",
             )
         return encoded
 

@@ -12,6 +12,7 @@ import torch
 
 from interp import results
 from interp.errors import InterpError
+from interp.session.call import IMAGES, must_pass
 from interp.session.quiet import StableDiffusionPipeline, StableDiffusionXLPipeline
 from interp.text.encoding import encode
 from interp.text.html import LITERAL
@@ -35,6 +36,8 @@ class Settings:
         budget: GiB of activations that a batch may take; see `memory.images_at_once`.
         source: where the model is from, to be written down: `id`, and `revision` of a hub's. What
             it is now is found out anew whenever it is asked for.
+        call: other arguments of the pipeline's call, such as `guidance_rescale`, `clip_skip` (of
+            prompts that the session encodes) or `ip_adapter_image`; they are written down too.
 
     Raises:
         InterpError: the pipeline is of another kind, or a setting makes no sense.
@@ -51,13 +54,23 @@ class Settings:
         negative: str | None = None,
         budget: int | float | None = None,
         source: Mapping[str, Any] | None = None,
+        **call: Any,
     ) -> None:
         _check(pipe, steps, guidance, height, width)
-        native = pipe.unet.config.sample_size * pipe.vae_scale_factor
+        must_pass(pipe, call)
+        size = pipe.unet.config.sample_size
+        tall, wide = size if isinstance(size, list | tuple) else (size, size)
         self.pipe, self.steps, self.guidance = pipe, steps, float(guidance)
-        self.height, self.width = height or native, width or native
+        self.height = height or tall * pipe.vae_scale_factor
+        self.width = width or wide * pipe.vae_scale_factor
         self.negative, self.budget = negative, budget
-        self.source = dict(source or {})
+        self.source, self.call = dict(source or {}), call
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make the same session of the same pipeline."""
+        names = ("steps", "guidance", "height", "width", "negative", "budget")
+        return {**{name: getattr(self, name) for name in names}, **self.call}
 
     @property
     def guided(self) -> bool:
@@ -90,16 +103,17 @@ class Settings:
 
     def provenance(self) -> dict[str, Any]:
         """Return what is needed to run again, apart from prompts, seeds and patches."""
-        described = results.describe(self.pipe)
-        name = described["model"]["id"] or type(self.pipe).__name__
+        facts = results.describe(self.pipe)
+        name = facts["model"]["id"] or type(self.pipe).__name__
         return {
-            **described,
-            "model": {**described["model"], "id": name, **self.source},
+            **facts,
+            "model": {**facts["model"], "id": name, **self.source},
             "steps": self.steps,
             "guidance": self.guidance,
             "height": self.height,
             "width": self.width,
             "uncond": self.uncond_policy,
+            **({"call": described(self.call)} if self.call else {}),
         }
 
     def __repr__(self) -> str:
@@ -128,6 +142,7 @@ class Settings:
             "uncond": self.uncond_policy,
             "dtype": str(pipe.unet.dtype).removeprefix("torch."),
             "device": str(pipe.unet.device),
+            **self.call,
         }
 
 
@@ -161,19 +176,38 @@ def _check(
         )
 
 
-def text_alone(pipe: Any) -> None:
-    """Raise if the UNet takes an image with every prompt, which no session has.
+def has_its_images(session: Settings) -> None:
+    """Raise if the UNet takes an image with every prompt, and the session has none.
 
     Example:
-        >>> text_alone(pipe)        # before every run: an adapter may be loaded at any time
+        >>> has_its_images(sd)        # before every run: an adapter may be loaded at any time
 
     Raises:
         InterpError: for a pipeline with an IP-Adapter.
     """
-    if pipe.unet.config.encoder_hid_dim_type == "ip_image_proj":
+    adapted = session.pipe.unet.config.encoder_hid_dim_type == "ip_image_proj"
+    if adapted and not session.call.keys() & set(IMAGES):
         raise InterpError(
-            f"A session was run on a {type(pipe).__name__} with an IP-Adapter.",
-            "The adapter takes an image with every prompt, and a session gives text alone.",
-            "Call pipe.unload_ip_adapter(); or call the pipeline itself, with its image, inside "
-            "patch.on(pipe) and record(pipe).",
+            f"A session was run on a {type(session.pipe).__name__} with an IP-Adapter.",
+            "The adapter takes an image with every prompt, and the session was given none.",
+            "Give it one, Session(pipe, ip_adapter_image=image), or pipe.unload_ip_adapter().",
+        )
+
+
+def text_alone(session: Settings) -> None:
+    """Raise if the UNet is called with more than latents and text.
+
+    Example:
+        >>> text_alone(sd)        # before the UNet is called without the pipeline
+
+    Raises:
+        InterpError: naming what else it is given.
+    """
+    has_its_images(session)
+    more = sorted(session.call.keys() & {*IMAGES, "cross_attention_kwargs"})
+    if more:
+        raise InterpError(
+            f"Single predictions of a session with {', '.join(more)} were asked for.",
+            "There the UNet is called directly, with latents and text alone.",
+            "Use a session without it, or methods that run the pipeline.",
         )

@@ -23,7 +23,7 @@ from torch import Tensor
 from interp.errors import InterpError
 from interp.session import Session
 from interp.session.load import find, load
-from interp.sweep.one_prompt import SETTINGS, cell, sessions
+from interp.sweep.one_prompt import cell, sessions
 from interp.sweep.plan import Plan, difference
 from interp.text.prompt import Prompt
 
@@ -64,7 +64,7 @@ class Source:
             source.get("revision"),
             written["dtype"],
             session.pipe.unet.device.type,
-            {setting: getattr(session, setting) for setting in (*SETTINGS, "guidance")},
+            session.settings,
             written,
         )
 

@@ -7,7 +7,6 @@ everything that needs it is here, and nothing here depends on other prompts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,19 +23,13 @@ from interp.text.prompt import Prompt
 AXES = ("guidance", "patch", "prompt", "seed")
 #: Coordinates that describe a prompt, and differ by patch where one rewrites it.
 OF_TEXT = ("tokens", "word", "position_category")
-#: What a session is called with, beside its guidance.
-SETTINGS = ("steps", "height", "width", "negative", "budget")
 
 
 def sessions(session: Session, plan: Plan) -> list[Session]:
     """One session for each guidance scale of the plan."""
     if plan.guidance is None:
         return [session]
-    same: dict[str, Any] = {name: getattr(session, name) for name in SETTINGS}
-    return [
-        Session(session.pipe, guidance=scale, source=session.source, **same)
-        for scale in plan.guidance
-    ]
+    return [session.but(guidance=scale) for scale in plan.guidance]
 
 
 def unconditional(runs: Sequence[Session]) -> Prompt | None:

@@ -29,7 +29,10 @@ Ids = Integer[Tensor, " position"]
 
 
 def encode(
-    pipe: Any, texts: str | Sequence[str], pad_token: str | int | None = None
+    pipe: Any,
+    texts: str | Sequence[str],
+    pad_token: str | int | None = None,
+    clip_skip: int | None = None,
 ) -> list[Prompt]:
     """Encode texts as the pipeline would, and say what each position is.
 
@@ -38,13 +41,14 @@ def encode(
         >>> (bang,) = encode(pipe, "a photo of a goat", pad_token="!")
 
     An over-long prompt is cut where the pipeline cuts it, with one warning that says what was lost.
+    `clip_skip` leaves out so many of the encoder's last layers.
 
     Raises:
         InterpError: for a pad token outside the vocabulary, or a text that SDXL's two tokenizers
             split into different numbers of tokens.
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
-    return [_encode_one(pipe, text, pad_token) for text in texts]
+    return [_encode_one(pipe, text, pad_token, clip_skip) for text in texts]
 
 
 def encoders(pipe: Any) -> list[tuple[Any, nn.Module]]:
@@ -69,7 +73,10 @@ def encoders(pipe: Any) -> list[tuple[Any, nn.Module]]:
 
 
 def embed(
-    pipe: Any, ids: Sequence[Integer[Tensor, " position"]], mask: Integer[Tensor, " position"]
+    pipe: Any,
+    ids: Sequence[Integer[Tensor, " position"]],
+    mask: Integer[Tensor, " position"],
+    clip_skip: int | None = None,
 ) -> tuple[Float[Tensor, "position channel"], Float[Tensor, " pooled"] | None]:
     """The embeddings, and SDXL's pooled embedding, of ids given once per encoder.
 
@@ -86,15 +93,21 @@ def embed(
             encoder = pairs[0][1]
             masked = getattr(encoder.config, "use_attention_mask", False)
             shown = rearrange(mask, "position -> 1 position").to(device) if masked else None
-            hidden = encoder(rows[0], attention_mask=shown)[0]
-            pooled = None
+            output = encoder(
+                rows[0], attention_mask=shown, output_hidden_states=clip_skip is not None
+            )
+            hidden, pooled = output[0], None
+            if clip_skip is not None:
+                norm = next(m for n, m in encoder.named_modules() if n.endswith("final_layer_norm"))
+                hidden = norm(output.hidden_states[-(clip_skip + 1)])
         else:
             # SDXL reads both encoders before their last layer, and pools the second one only.
             outputs = [
                 encoder(row, output_hidden_states=True)
                 for (_, encoder), row in zip(pairs, rows, strict=True)
             ]
-            hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+            layer = -((clip_skip or 0) + 2)
+            hidden = torch.cat([output.hidden_states[layer] for output in outputs], dim=-1)
             pooled = rearrange(outputs[-1][0], "1 pooled -> pooled")
     return rearrange(hidden, "1 position channel -> position channel").to(
         dtype=pairs[-1][1].dtype
@@ -161,7 +174,7 @@ def pad_id(tokenizer: Any, token: str | int | None) -> int:
     return number
 
 
-def _encode_one(pipe: Any, text: str, pad_token: str | int | None) -> Prompt:
+def _encode_one(pipe: Any, text: str, pad_token: str | int | None, clip_skip: int | None) -> Prompt:
     rows, ends, pads = [], [], []
     words: tuple[str, ...] = ()
     cut = ""
@@ -192,7 +205,7 @@ def _encode_one(pipe: Any, text: str, pad_token: str | int | None) -> Prompt:
             stacklevel=3,
         )
     position = torch.arange(len(rows[0]))
-    embeds, pooled = embed(pipe, rows, (position <= ends[0]).long())
+    embeds, pooled = embed(pipe, rows, (position <= ends[0]).long(), clip_skip)
     second = rows[1] if len(rows) > 1 else None
     codes = around(position, torch.tensor([ends[0]]))
     return Prompt(text, rows[0], words, codes, embeds, pooled, second, tuple(pads), cut)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from interp.errors import InterpError
-from interp.text.categories import CATEGORIES, EOT, codes
+from interp.text.categories import CATEGORIES, EOT, SOT, codes
 from interp.text.html import chips
 
 
@@ -95,6 +95,12 @@ class Prompt:
             # Through bytes, because numpy does not know bfloat16.
             content.update(values.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return content.hexdigest()
+
+    @cached_property
+    def windows(self) -> tuple[slice, ...]:
+        """The positions that were encoded together: one window, unless prompts were joined."""
+        starts = (self.category == SOT).nonzero().flatten().tolist()
+        return tuple(map(slice, starts, [*starts[1:], len(self.category)]))
 
     def at(self, names: str | Sequence[str]) -> Integer[Tensor, " chosen"]:
         """The positions of one or several categories, ascending."""

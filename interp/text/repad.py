@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from interp.errors import InterpError
 from interp.text.categories import PAD
 from interp.text.encoding import ASIDE, encoders, pad_id, word
 from interp.text.prompt import Prompt
+from interp.text.windows import apart, join
 
 Embeds = Float[Tensor, "position channel"]
 Ids = Integer[Tensor, " position"]
@@ -54,6 +55,12 @@ def repad(pipe: Any, prompt: Prompt, token: str | int, given: Embeds | None = No
     given = prompt.embeds if given is None else given
     if not bool(given.any()):
         return prompt
+    if len(prompt.windows) > 1:
+        made = [
+            repad(pipe, part, token, given[window])
+            for part, window in zip(apart(prompt), prompt.windows, strict=True)
+        ]
+        return replace(join(made), text=prompt.text)
     tokenizers = [tokenizer for tokenizer, _ in encoders(pipe)]
     pads = tuple(pad_id(tokenizer, token) for tokenizer in tokenizers)
     behind = prompt.category == PAD

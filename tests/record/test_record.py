@@ -229,7 +229,7 @@ def test_recording_changes_no_image_and_keeps_no_graph(pipe) -> None:
     with record(pipe, mass, entropy, token_mass) as log:
         assert torch.equal(latents(pipe), plain)
     assert torch.equal(latents(pipe), plain)
-    kept = [values for run in log.runs for values, _ in run.values.values()]
+    kept = [values for run in log.runs for values, *_ in run.values.values()]
     assert not any(values.requires_grad for values in kept)
     # Nothing as wide as a map was kept: 4 numbers, 77 or 1 per row and head.
     assert {values[0, 0].numel() for values in kept} == {4, 77, 1}

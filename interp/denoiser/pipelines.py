@@ -1,0 +1,72 @@
+"""Which pipelines can be patched and recorded, and why others can not.
+
+Refused are those whose UNet is of another kind, and those whose batches look like a stock
+pipeline's and are not, which nothing in the batch would show.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interp.errors import InterpError
+
+ROWS = "Its batches are not [unconditional..., conditional...]: {}."
+THREE = ROWS.format("they have a third row, with the image")
+REFUSED = {
+    "PAGMixin": ROWS.format("they also hold every prompt with perturbed attention"),
+    "StableDiffusionInstructPix2PixPipeline": THREE,
+    "StableDiffusionXLInstructPix2PixPipeline": THREE,
+    "StableDiffusionPanoramaPipeline": (
+        "It calls the UNet for every window of a step, with a copy of its scheduler each, so that "
+        "nothing tells steps from windows."
+    ),
+    "StableDiffusionParadigmsPipeline": "Its batches hold several steps at once.",
+}
+"""By the name of a class, which goes for those derived from it: importing them takes seconds."""
+UNETS = ("UNet2DConditionModel", "UNetMotionModel", "UNetControlNetXSModel")
+
+
+def stock(given: Any) -> Any:
+    """Return the pipeline, also of a `Session`, if it can be patched and recorded.
+
+    Example:
+        >>> stock(ip.load()) is stock(ip.load().pipe)
+        False
+
+    Raises:
+        InterpError: naming why not.
+    """
+    # A session is told by its attribute: this floor does not know that of sessions.
+    pipe = given if hasattr(given, "unet") else getattr(given, "pipe", given)
+    kind = type(pipe).__name__
+    unet = getattr(pipe, "unet", None)
+    if unet is None:
+        inside = type(getattr(pipe, "transformer", None)).__name__
+        raise InterpError(
+            f"A {kind} was to be patched or recorded.",
+            "It has no UNet." if inside == "NoneType" else f"It denoises with a {inside}.",
+            "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
+        )
+    if hasattr(pipe, "blocks"):
+        raise InterpError(
+            f"A {kind} was to be patched or recorded.",
+            "A modular pipeline calls its UNet for unconditional and conditional rows apart, as "
+            "its guider pleases.",
+            "Use StableDiffusionPipeline or StableDiffusionXLPipeline with the same components.",
+        )
+    names = [base.__name__ for base in type(pipe).__mro__]
+    reason = next((REFUSED[name] for name in names if name in REFUSED), None)
+    if reason is not None:
+        raise InterpError(
+            f"A {kind} was to be patched or recorded.",
+            reason,
+            "Use a pipeline with plain classifier-free guidance.",
+        )
+    model = getattr(unet, "_orig_mod", unet)
+    if not any(base.__name__ in UNETS for base in type(model).__mro__):
+        raise InterpError(
+            f"A {kind} was to be patched or recorded.",
+            f"Its UNet is a {type(model).__name__}; those known are {', '.join(UNETS)}.",
+            "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
+        )
+    return pipe
