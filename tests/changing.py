@@ -113,3 +113,23 @@ CHANGES = [
     (pad, "model.parts.tokenizer"),
 ]
 IDS = [change.__name__ for change, _ in CHANGES]
+
+
+def load_ip_adapter(pipe: Any) -> None:
+    """An IP-Adapter with random weights, for image embeddings of 8 channels."""
+    width, keys = pipe.unet.config.cross_attention_dim, {}
+    draw = torch.Generator().manual_seed(0)
+    for number, (name, _) in enumerate(pipe.unet.attn_processors.items()):
+        if name.endswith("attn2.processor"):
+            layer = pipe.unet.get_submodule(name.removesuffix(".processor"))
+            for side in "kv":
+                weight = torch.randn(layer.inner_kv_dim, width, generator=draw)
+                keys[f"{number}.to_{side}_ip.weight"] = weight
+    projection = {
+        "proj.weight": torch.randn(4 * width, 8, generator=draw),
+        "proj.bias": torch.zeros(4 * width),
+        "norm.weight": torch.ones(width),
+        "norm.bias": torch.zeros(width),
+    }
+    adapter = {"image_proj": projection, "ip_adapter": keys}
+    pipe.unet._load_ip_adapter_weights([adapter], low_cpu_mem_usage=False)

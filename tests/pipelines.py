@@ -87,12 +87,14 @@ def _sd(model: Any, tokenizer: CLIPTokenizer, prediction: str) -> StableDiffusio
     )
 
 
-def unet(heads: tuple[int, int], text: int = WIDTH, **more: Any) -> UNet2DConditionModel:
+def unet(
+    heads: int | tuple[int, int], text: int = WIDTH, layers: int = 1, **more: Any
+) -> UNet2DConditionModel:
     """Two levels, both with attention, as many heads as given."""
     model = UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(16, 32),
-        layers_per_block=1,
+        layers_per_block=layers,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         norm_num_groups=8,

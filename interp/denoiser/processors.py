@@ -73,7 +73,7 @@ def deviation(attention: Any, args: tuple, kwargs: dict, output: Tensor) -> floa
         if attention.residual_connection:
             expected = expected + hidden
         expected = expected / attention.rescale_output_factor
-    return float((output - expected).float().norm() / expected.float().norm())
+        return float((output - expected).float().norm() / expected.float().norm())
 
 
 def must_follow(

@@ -12,7 +12,7 @@ import torch
 
 from interp import results
 from interp.errors import InterpError
-from interp.session.call import IMAGES, must_pass
+from interp.session.call import IMAGES, described, must_pass
 from interp.session.quiet import StableDiffusionPipeline, StableDiffusionXLPipeline
 from interp.text.encoding import encode
 from interp.text.html import LITERAL

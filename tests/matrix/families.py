@@ -1,75 +1,235 @@
-"""Pipelines of diffusers that are given text, small and with random weights, and how each is called.
+"""Pipelines of diffusers that read text: small, with random weights, and how each is called.
 
-`FAMILIES` says how each is made and called. Everything that differs from text-to-image is as in the
-published models of the family: channels of the UNet, class embeddings, more encoders.
+What differs from text-to-image is as in the published models of a family: channels of the UNet,
+class embeddings, further encoders.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import diffusers as d
+import diffusers
 import torch
 from PIL import Image
 
+from tests.patch.test_denoisers import controlled
 from tests.pipelines import pipeline, unet
 
 TEXT = "a red cat on a mat"
-SIZE = 32
+SIDE = 32
 
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of pipeline: how it is made, and its call's arguments beside the prompt."""
+    """A kind of pipeline.
+
+    Attributes:
+        make: makes one.
+        call: the arguments of its call, beside those that all have.
+        session: whether a `Session` runs it.
+        refused: why it is not patched, a part of the error; None where it is exact.
+        unrecorded: why it is not recorded; None where it is exact.
+    """
 
     make: Callable[[], Any]
-    call: Callable[[], dict[str, Any]] = field(default=dict)
+    call: Callable[[], dict[str, Any]] = lambda: {}
+    session: bool = False
+    refused: str | None = None
+    unrecorded: str | None = None
 
 
-def _of(kind: str, base: str = "sd1", **more: Any) -> Callable[[], Any]:
-    """A pipeline class by name, with the parts of a text-to-image pipeline and others."""
+def of(name: str, base: str = "sd1", **parts: Callable[[], Any]) -> Callable[[], Any]:
+    """Makes a pipeline of that class from the parts of a text-to-image pipeline, and others."""
 
     def make() -> Any:
-        made = getattr(d, kind)
-        known = {**pipeline(base).components, **{name: part() for name, part in more.items()}}
-        wanted = {*made._get_signature_keys(made)[0], *made._get_signature_keys(made)[1]}
-        extra = {}
-        parts = {name: known.get(name) for name in made._get_signature_keys(made)[0]}
-        parts |= {name: known[name] for name in more}
-        if "requires_safety_checker" in wanted:
-            extra["requires_safety_checker"] = False
-        if base == "sdxl" and "add_watermarker" in wanted:
-            extra["add_watermarker"] = False
-        return made(**parts, **extra)
+        kind = getattr(diffusers, name)
+        known = pipeline(base).components | {part: made() for part, made in parts.items()}
+        asked = inspect.signature(kind.__init__).parameters
+        given = {part: known.get(part) for part in kind._get_signature_keys(kind)[0]}
+        if "requires_safety_checker" in asked:
+            given["requires_safety_checker"] = False
+        if "add_watermarker" in asked:
+            given["add_watermarker"] = False
+        if name == "StableDiffusionXLImg2ImgPipeline" and "text_encoder" in parts:
+            given["requires_aesthetics_score"] = True
+        return kind(**given)
 
     return make
 
 
-def _unet(**more: Any) -> Callable[[], Any]:
+def denoiser(heads: Any = (2, 2), **more: Any) -> Callable[[], Any]:
+    """Makes a UNet like the others', with these differences."""
+
     def make() -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(7)
-            return unet(heads=(2, 2), **more)
+            return unet(heads=heads, **more)
 
     return make
 
 
-def picture() -> Image.Image:
-    colours = torch.linspace(0, 255, SIZE * SIZE * 3).reshape(SIZE, SIZE, 3)
+def picture(side: int = SIDE) -> Image.Image:
+    colours = torch.linspace(0, 255, side * side * 3).reshape(side, side, 3)
     return Image.fromarray(colours.to(torch.uint8).numpy())
 
 
 def mask() -> Image.Image:
-    half = torch.zeros(SIZE, SIZE, dtype=torch.uint8)
-    half[:, : SIZE // 2] = 255
+    half = torch.zeros(SIDE, SIDE, dtype=torch.uint8)
+    half[:, : SIDE // 2] = 255
     return Image.fromarray(half.numpy())
 
 
-def image() -> dict[str, Any]:
-    return {"image": picture(), "strength": 0.9}
+def image(**more: Any) -> dict[str, Any]:
+    return {"image": picture(), "strength": 1.0, **more}
 
 
 def hole() -> dict[str, Any]:
-    return {"image": picture(), "mask_image": mask(), "height": SIZE, "width": SIZE}
+    sides = {"height": SIDE, "width": SIDE}
+    return {"image": picture(), "mask_image": mask(), "strength": 1.0, **sides}
+
+
+def control() -> dict[str, Any]:
+    return {"image": torch.full((1, 3, SIDE, SIDE), 0.2)}
+
+
+def motion() -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(8)
+        return diffusers.MotionAdapter(
+            block_out_channels=(16, 32),
+            motion_layers_per_block=1,
+            motion_mid_block_layers_per_block=1,
+            motion_norm_num_groups=8,
+            motion_num_attention_heads=2,
+        )
+
+
+def adapted() -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(9)
+        return diffusers.T2IAdapter(
+            channels=(16, 32), num_res_blocks=1, downscale_factor=2, in_channels=3
+        )
+
+
+def cross_net() -> Any:
+    """ControlNet-XS, whose UNet and adapter become one UNet."""
+    base = denoiser(layers=2)()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(10)
+        net = diffusers.ControlNetXSAdapter.from_unet(
+            base, size_ratio=1.0, conditioning_embedding_out_channels=(16, 32)
+        )
+        for block in net.modules():
+            if isinstance(block, torch.nn.Conv2d) and not block.weight.any():
+                torch.nn.init.normal_(block.weight, std=0.1)
+    made = of("StableDiffusionControlNetXSPipeline", unet=lambda: base, controlnet=lambda: net)
+    return made()
+
+
+THREE = "3 rows of a"
+FAMILIES: dict[str, Family] = {
+    "StableDiffusionPipeline": Family(of("StableDiffusionPipeline"), session=True),
+    "StableDiffusionPipeline, SD 2": Family(partial(pipeline, "sd2"), session=True),
+    "StableDiffusionImg2ImgPipeline": Family(of("StableDiffusionImg2ImgPipeline"), image),
+    "StableDiffusionInpaintPipeline": Family(of("StableDiffusionInpaintPipeline"), hole),
+    "StableDiffusionInpaintPipeline, 9 channels": Family(
+        of("StableDiffusionInpaintPipeline", unet=denoiser(in_channels=9)), hole
+    ),
+    "StableDiffusionDepth2ImgPipeline": Family(
+        of("StableDiffusionDepth2ImgPipeline", unet=denoiser(in_channels=5)),
+        lambda: image(
+            depth_map=torch.rand(1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+        ),
+    ),
+    "StableDiffusionUpscalePipeline": Family(
+        of(
+            "StableDiffusionUpscalePipeline",
+            unet=denoiser(in_channels=7, num_class_embeds=1000),
+            low_res_scheduler=diffusers.DDPMScheduler,
+        ),
+        lambda: {"image": picture(16)},
+    ),
+    "StableDiffusionControlNetPipeline": Family(partial(controlled, "sd1"), control),
+    "StableDiffusionXLControlNetPipeline": Family(partial(controlled, "sdxl"), control),
+    "StableDiffusionControlNetXSPipeline": Family(cross_net, control),
+    "StableDiffusionAdapterPipeline": Family(
+        of("StableDiffusionAdapterPipeline", adapter=adapted), control
+    ),
+    "StableDiffusionGLIGENPipeline": Family(
+        of("StableDiffusionGLIGENPipeline", unet=denoiser(attention_type="gated")),
+        lambda: {"gligen_phrases": ["a cat"], "gligen_boxes": [[0.1, 0.1, 0.5, 0.5]]},
+    ),
+    "StableDiffusionSAGPipeline": Family(
+        of("StableDiffusionSAGPipeline", unet=denoiser(heads=2)),
+        refused="of a StableDiffusionSAGPipeline's",
+        unrecorded="of a StableDiffusionSAGPipeline's",
+    ),
+    "StableDiffusionAttendAndExcitePipeline": Family(
+        of("StableDiffusionAttendAndExcitePipeline"),
+        lambda: {
+            "token_indices": [3],
+            "max_iter_to_alter": 1,
+            "attn_res": (16, 16),
+            "thresholds": {},
+        },
+    ),
+    "SemanticStableDiffusionPipeline": Family(of("SemanticStableDiffusionPipeline")),
+    "SemanticStableDiffusionPipeline, one concept": Family(
+        of("SemanticStableDiffusionPipeline"),
+        lambda: {"editing_prompt": ["glasses"]},
+        refused=THREE,
+        unrecorded=THREE,
+    ),
+    "StableDiffusionPipelineSafe": Family(
+        of("StableDiffusionPipelineSafe"), refused=THREE, unrecorded=THREE
+    ),
+    "CycleDiffusionPipeline": Family(
+        of("CycleDiffusionPipeline"),
+        lambda: image(source_prompt="a dog"),
+        refused="4 rows of a",
+        unrecorded="4 rows of a",
+    ),
+    "StableDiffusionModelEditingPipeline": Family(of("StableDiffusionModelEditingPipeline")),
+    "TextToVideoZeroPipeline": Family(
+        of("TextToVideoZeroPipeline"), lambda: {"video_length": 2, "t0": 0, "t1": 1}
+    ),
+    "AnimateDiffPipeline": Family(
+        of("AnimateDiffPipeline", motion_adapter=motion), lambda: {"num_frames": 2}
+    ),
+    "LatentConsistencyModelPipeline": Family(
+        of(
+            "LatentConsistencyModelPipeline",
+            unet=denoiser(time_cond_proj_dim=8),
+            scheduler=diffusers.LCMScheduler,
+        )
+    ),
+    "LatentConsistencyModelImg2ImgPipeline": Family(
+        of(
+            "LatentConsistencyModelImg2ImgPipeline",
+            unet=denoiser(time_cond_proj_dim=8),
+            scheduler=diffusers.LCMScheduler,
+        ),
+        image,
+    ),
+    "StableDiffusionXLPipeline": Family(partial(pipeline, "sdxl"), session=True),
+    "StableDiffusionXLImg2ImgPipeline": Family(
+        of("StableDiffusionXLImg2ImgPipeline", "sdxl"), image
+    ),
+    "StableDiffusionXLInpaintPipeline": Family(
+        of("StableDiffusionXLInpaintPipeline", "sdxl"), hole
+    ),
+}
+BY_NAME = (
+    "StableDiffusionInstructPix2PixPipeline",
+    "StableDiffusionXLInstructPix2PixPipeline",
+    "StableDiffusionPAGPipeline",
+    "StableDiffusionXLPAGPipeline",
+    "StableDiffusionPanoramaPipeline",
+    "StableDiffusionParadigmsPipeline",
+)
+"""Pipelines that are refused by their class, before they run."""

@@ -18,6 +18,7 @@ from interp.patch import copy, mask, repad, scale, zero
 from interp.record import record
 from interp.record.recorders import mass
 from interp.session import Session
+from tests.changing import load_ip_adapter
 from tests.pipelines import pipeline
 
 TEXTS = ["Antique Church Poster in Berlin", "a goat!"]
@@ -343,21 +344,7 @@ def test_a_session_says_that_it_has_no_image_for_an_ip_adapter():
     pipe = pipeline("sd1")
     session = Session(pipe, steps=1)
     before = session.run("a goat").image.values
-    width, keys = pipe.unet.config.cross_attention_dim, {}
-    for number, (name, _) in enumerate(pipe.unet.attn_processors.items()):
-        if name.endswith("attn2.processor"):
-            layer = pipe.unet.get_submodule(name.removesuffix(".processor"))
-            for side in "kv":
-                keys[f"{number}.to_{side}_ip.weight"] = torch.zeros(layer.inner_kv_dim, width)
-    projection = {
-        "proj.weight": torch.zeros(4 * width, 8),
-        "proj.bias": torch.zeros(4 * width),
-        "norm.weight": torch.ones(width),
-        "norm.bias": torch.zeros(width),
-    }
-    pipe.unet._load_ip_adapter_weights(
-        [{"image_proj": projection, "ip_adapter": keys}], low_cpu_mem_usage=False
-    )
+    load_ip_adapter(pipe)
     with pytest.raises(InterpError, match="with an IP-Adapter.*Give it one"):
         session.run("a goat")
     with pytest.raises(InterpError, match="with an IP-Adapter"):
@@ -365,5 +352,16 @@ def test_a_session_says_that_it_has_no_image_for_an_ip_adapter():
     prompt = session.encode("a goat")
     with pytest.raises(InterpError, match="with an IP-Adapter"):
         session.guidance_at_start(prompt, prompt.embeds, session.noise(0))
+    shown = Session(pipe, steps=1, ip_adapter_image_embeds=[torch.ones(2, 1, 8)])
+    image = shown.run("a goat").image.values
+    assert not np.array_equal(image, before)
+    with zero("pad").on(pipe):
+        call = {"ip_adapter_image_embeds": [torch.ones(2, 1, 8)], "output_type": "np"}
+        generator = torch.Generator().manual_seed(0)
+        plain = pipe("a goat", num_inference_steps=1, generator=generator, **call).images
+    patched = shown.run("a goat", patch=zero("pad")).image.values[0, 0]
+    assert np.array_equal(patched, (plain[0] * 255).round().astype(np.uint8))
+    with pytest.raises(InterpError, match="with ip_adapter_image_embeds were asked for"):
+        shown.guidance_at_start(prompt, prompt.embeds, shown.noise(0))
     pipe.unload_ip_adapter()
     assert np.array_equal(session.run("a goat").image.values, before)
