@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from tests.patch.test_denoisers import controlled
-from tests.pipelines import pipeline, unet
+from tests.pipelines import WIDTH, pipeline, unet
 
 TEXT = "a red cat on a mat"
 SIDE = 32
@@ -54,7 +54,7 @@ def of(name: str, base: str = "sd1", **parts: Callable[[], Any]) -> Callable[[],
             given["requires_safety_checker"] = False
         if "add_watermarker" in asked:
             given["add_watermarker"] = False
-        if name == "StableDiffusionXLImg2ImgPipeline" and "text_encoder" in parts:
+        if given.get("text_encoder", known) is None:
             given["requires_aesthetics_score"] = True
         return kind(**given)
 
@@ -219,6 +219,20 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusionXLPipeline": Family(partial(pipeline, "sdxl"), session=True),
     "StableDiffusionXLImg2ImgPipeline": Family(
         of("StableDiffusionXLImg2ImgPipeline", "sdxl"), image
+    ),
+    "StableDiffusionXLImg2ImgPipeline, refiner": Family(
+        of(
+            "StableDiffusionXLImg2ImgPipeline",
+            "sdxl",
+            text_encoder=lambda: None,
+            tokenizer=lambda: None,
+            unet=denoiser(
+                addition_embed_type="text_time",
+                addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=5 * 8 + WIDTH,
+            ),
+        ),
+        image,
     ),
     "StableDiffusionXLInpaintPipeline": Family(
         of("StableDiffusionXLInpaintPipeline", "sdxl"), hole

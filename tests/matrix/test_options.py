@@ -76,7 +76,7 @@ def cut(pipe: Any) -> dict[str, Any]:
 
 
 NOISE = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-SAME = "negative_prompt, the same"
+SAME = "negative_prompt equal to the prompt"
 OPTIONS: dict[str, Prepared] = {
     "negative_prompt": calls(negative_prompt="ugly"),
     SAME: calls(negative_prompt=TEXT),
@@ -88,9 +88,9 @@ OPTIONS: dict[str, Prepared] = {
     "latents": calls(latents=NOISE),
     "guidance that ends": cut,
     "LoRA": lora,
-    "LoRA, scaled": lambda pipe: {**lora(pipe), "cross_attention_kwargs": {"scale": 0.3}},
-    "LoRA, fused": fused,
-    "LoRA, unloaded": removed,
+    "LoRA (scaled)": lambda pipe: {**lora(pipe), "cross_attention_kwargs": {"scale": 0.3}},
+    "LoRA (fused)": fused,
+    "LoRA (unloaded)": removed,
     "textual inversion": inverted,
     "IP-Adapter": adapted,
     "attention slicing": sliced,
