@@ -20,48 +20,34 @@ from interp.text.prompt import Prompt
 
 @dataclass
 class SamplerRun:
-    """What was kept of one run of the sampler.
+    """What was kept of one run of the sampler, and the batches that its steps had.
 
-    Its steps may differ in whether they have unconditional rows; `rows` are of one that has some.
+    They are one, unless a callback drops guidance or exchanges the prompt on the way.
     """
 
     number: int
-    rows: BatchRows
+    batches: list[BatchRows] = field(default_factory=list)
     timesteps: dict[int, float] = field(default_factory=dict)
     values: dict[tuple[str, int, Site], tuple[Tensor, int, BatchRows]] = field(default_factory=dict)
     sizes: dict[Site, tuple[int, int]] = field(default_factory=dict)
     step: int = 0
-    batch: BatchRows = field(init=False)
 
     def begin(self, step: int, timestep: float, batch: BatchRows) -> None:
-        """What follows is of this step, whose rows may be others than the step's before."""
-        if batch.ids[batch.uncond :] != self.rows.ids[self.rows.uncond :]:
-            raise InterpError(
-                f"Cannot record step {step} of a run.",
-                f"Its batch holds {_texts(batch)}, where the steps before it held "
-                f"{_texts(self.rows)}.",
-                "Record such calls in separate blocks, or call log.clock.restart() between them.",
-            )
+        """What follows is of this step, and of these rows."""
         if step in self.timesteps:
             raise InterpError(
                 f"Step {step} was recorded twice in one run.",
                 "It was recorded before, and a dataset has one value for each step.",
                 "Call log.clock.restart() before the UNet is called for another batch.",
             )
-        self.step, self.batch = step, batch
+        self.step = step
         self.timesteps[step] = timestep
-        if batch.uncond:
-            self.rows = batch
+        if not self.batches or self.batches[-1] is not batch:
+            self.batches.append(batch)
 
     def keep(self, name: str, site: Site, values: Tensor, first: int) -> None:
         """Keep `[row, head, ...]` of the rows from `first` on."""
-        self.values[name, self.step, site] = (values, first, self.batch)
-
-
-def _texts(batch: BatchRows) -> str:
-    """The conditional prompts of a batch, for people."""
-    texts = (None if prompt is None else prompt.text for prompt in batch.prompts[batch.uncond :])
-    return ", ".join(map(repr, dict.fromkeys(texts)))
+        self.values[name, self.step, site] = (values, first, self.batches[-1])
 
 
 def to_dataset(
@@ -94,7 +80,7 @@ def to_dataset(
             "Call the pipeline inside `with record(...)`.",
         )
     places, prompts, images = _places(runs)
-    timesteps, frames = _timesteps(runs), runs[0].rows.frames
+    timesteps, frames = _timesteps(runs), runs[0].batches[0].frames
     if seeds is not None and len(seeds) * frames != images:
         raise InterpError(
             f"{len(seeds)} seeds were given for a recording.",
@@ -122,38 +108,43 @@ def to_dataset(
     return data.assign_coords(seed=named)
 
 
-Places = list[tuple[np.ndarray, np.ndarray]]
+Places = dict[tuple[int, BatchRows], tuple[np.ndarray, np.ndarray]]
 
 
 def _places(runs: Sequence[SamplerRun]) -> tuple[Places, list[tuple[Prompt, Prompt | None]], int]:
-    """For every run, the prompt and image number of its conditional rows.
+    """For every run and batch, the prompt and image number of its conditional rows.
 
-    The same text twice in one call is two prompts; the same text in two calls is one prompt with
+    The same text twice in one batch is two prompts; the same text in two runs is one prompt with
     more images.
     """
     numbers: dict[tuple, int] = {}
     prompts: list[tuple[Prompt, Prompt | None]] = []
     counts: list[int] = []
-    places = []
+    places = {}
     for run in runs:
-        rows, where = run.rows, []
-        seen: dict[tuple[int, ...], int] = {}
-        for row in range(rows.uncond, len(rows.prompts)):
-            ids = rows.ids[row]
-            assert ids is not None
-            if (row - rows.uncond) % rows.images == 0:
-                seen[ids] = seen.get(ids, -1) + 1
-            key = (ids, seen[ids])
-            if key not in numbers:
-                numbers[key] = len(prompts)
-                prompt = rows.prompts[row]
+        before = dict(enumerate(counts))
+        for rows in run.batches:
+            seen: dict[tuple[int, ...], int] = {}
+            where = []
+            for row in range(rows.uncond, len(rows.prompts)):
+                ids, prompt = rows.ids[row], rows.prompts[row]
+                assert ids is not None
                 assert prompt is not None
+                image = (row - rows.uncond) % rows.images
+                seen[ids] = seen.get(ids, -1) + (image == 0)
+                number = numbers.setdefault((ids, seen[ids]), len(numbers))
                 other = rows.prompts[row - rows.uncond] if rows.uncond else None
-                prompts.append((prompt, other))
-                counts.append(0)
-            where.append((numbers[key], counts[numbers[key]]))
-            counts[numbers[key]] += 1
-        places.append((np.array([p for p, _ in where]), np.array([i for _, i in where])))
+                if number == len(prompts):
+                    prompts.append((prompt, other))
+                    counts.append(0)
+                elif prompts[number][1] is None:
+                    prompts[number] = (prompt, other)
+                where.append((number, before.get(number, 0) + image))
+                counts[number] = max(counts[number], where[-1][1] + 1)
+            places[run.number, rows] = (
+                np.array([prompt for prompt, _ in where]),
+                np.array([image for _, image in where]),
+            )
     return places, prompts, max(counts)
 
 
@@ -184,8 +175,8 @@ def _arrays(
     step_place = {step: place for place, step in enumerate(steps)}
     layer_place = {site: place for place, site in enumerate(layers)}
     kept = [
-        (place, step, site, *values)
-        for run, place in zip(runs, places, strict=True)
+        (places[run.number, values[2]], step, site, *values)
+        for run in runs
         for (kind, step, site), values in run.values.items()
         if kind == name
     ]

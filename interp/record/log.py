@@ -110,7 +110,7 @@ class Log:
         sample = args[0] if args else kwargs["sample"]
         self._size = (sample.shape[-2], sample.shape[-1])
         if not self.runs or clock.run != self.runs[-1].number:
-            self.runs.append(SamplerRun(clock.run, batch))
+            self.runs.append(SamplerRun(clock.run))
             self._first = self.kept
             if not self.facts:
                 # Once: diffusers looks for dtype and device among all modules, which takes a while.
