@@ -274,6 +274,28 @@ def test_provenance_names_model_scheduler_and_patches(pipe) -> None:
     assert '"fraction": 0.5' in facts["patches"][0]
 
 
+def test_a_prompt_that_is_exchanged_on_the_way(sd1) -> None:
+    """Each prompt has its steps; in the others it is absent."""
+
+    def exchange(pipe: Any, index: int, timestep: Any, state: dict) -> dict:
+        if index == 0:
+            (other,) = encode(pipe, "a dog")
+            state["prompt_embeds"] = torch.stack([state["prompt_embeds"][0], other.embeds])
+        return state
+
+    with record(sd1) as log:
+        latents(sd1, TEXTS[0], steps=3, callback_on_step_end=exchange,
+                callback_on_step_end_tensor_inputs=["prompt_embeds"])  # fmt: skip
+    data = log.dataset()
+    assert data.text.values.tolist() == [TEXTS[0], "a dog"]
+    there = data.mass.notnull().all(["seed", "layer", "head", "category"])
+    assert there.values.tolist() == [[True, False, False], [False, True, True]]
+    with record(sd1) as log:
+        latents(sd1, TEXTS[0], steps=3)
+    whole = log.dataset().mass.isel(prompt=0, step=0)
+    np.testing.assert_array_equal(data.mass.isel(prompt=0, step=0), whole)
+
+
 def test_a_rerun_of_the_same_step_is_refused(sd1) -> None:
     prompt, _ = encode(sd1, [TEXTS[0], ""])
     sample = torch.zeros(1, 4, 16, 16)
