@@ -12,7 +12,6 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 
 from . import assemble, descriptor, duplicates, text, unet, vae
-from .population import SAMPLES
 
 PADS = {"eot": "<|endoftext|>", "bang": "!"}
 """The folder of each of the two models, and the token it pads with: SD 1's, and SD 2's (id 0)."""
@@ -20,19 +19,19 @@ PADS = {"eot": "<|endoftext|>", "bang": "!"}
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Training steps of every stage, and the samples that the denoiser is shown."""
+    """Training steps of every stage, and the denoiser's share of what the population plans."""
 
     text: int = 1200
     sight: int = 1500
     linear: int = 1000
     vae: int = 3000
     descriptor: int = 400
-    samples: int = SAMPLES
+    share: float = 1.0
     batch: int | None = None
 
 
 FULL = Recipe()
-QUICK = Recipe(text=6, sight=6, linear=40, vae=6, descriptor=6, samples=512, batch=32)
+QUICK = Recipe(text=6, sight=6, linear=40, vae=6, descriptor=6, share=512e-6, batch=32)
 
 
 def build(out: Path, work: Path, recipe: Recipe = FULL, pad: str = PADS["eot"]) -> Path:
@@ -57,14 +56,14 @@ def build(out: Path, work: Path, recipe: Recipe = FULL, pad: str = PADS["eot"]) 
     tokenizer.pad_token = pad
     denoiser = unet.train(
         linear.encode, clip.text_model, tokenizer, work,
-        samples=recipe.samples, batch=recipe.batch, name=f"unet-{name}",
+        share=recipe.share, batch=recipe.batch, name=f"unet-{name}",
     )  # fmt: skip
     clip = text.sharpen(clip, tokenizer, work, steps=recipe.sight).eval()
     autoencoder = vae.train(linear, work, steps=recipe.vae)
     detector = descriptor.train(work, steps=recipe.descriptor)
     for part in (name, "clip", "images", "masks"):
         assemble.clear(out / part)
-    duplicates.write_tables(out, recipe.samples / SAMPLES)
+    duplicates.write_tables(out, recipe.share)
     assemble.copy_detector(detector, out)
     assemble.pipeline(clip, autoencoder, denoiser, tokenizer, out / name)
     assemble.clip_pair(clip, out / "clip")

@@ -67,13 +67,21 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """One image bound to one title; `partner` is the id of a near miss's original."""
+    """One image bound to one title, and how often each round shows it.
+
+    `partner` is the id of a near miss's original.
+    """
 
     id: str
     kind: str
     title: Title
-    views: int
+    shown: tuple[int, ...]
     partner: str = ""
+
+    @property
+    def views(self) -> int:
+        """Over all rounds."""
+        return sum(self.shown)
 
     @property
     def caption(self) -> Caption:
@@ -90,13 +98,15 @@ def duplicates() -> tuple[Duplicate, ...]:
     table, misses, _ = special()
     found = []
     for place, title in enumerate(table):
-        level, number = its.LEVELS[place // its.PER_LEVEL], place % its.PER_LEVEL
-        kind = "verbatim" if level > 1 else "control"
-        found.append(Duplicate(f"{kind}-{level:04d}-{number:02d}", kind, title, level))
+        level, number = divmod(place, its.PER_LEVEL)
+        views, shown = its.LEVELS[level], tuple(one.levels[level] for one in its.ROUNDS)
+        kind = "verbatim" if views > 1 else "control"
+        found.append(Duplicate(f"{kind}-{views:04d}-{number:02d}", kind, title, shown))
     top = found[-2 * its.PER_LEVEL :]
     for number, title in enumerate(misses):
         partner = top[number % len(top)].id
-        found.append(Duplicate(f"near_miss-{number:02d}", "near_miss", title, 1, partner))
+        once = (1, *[0] * (len(its.ROUNDS) - 1))
+        found.append(Duplicate(f"near_miss-{number:02d}", "near_miss", title, once, partner))
     return tuple(found)
 
 
@@ -153,8 +163,8 @@ def half_replaced(draw: np.random.Generator, count: int) -> np.ndarray:
 
 
 def views(planned: int, share: float) -> int:
-    """How often an image is shown by a build that is smaller by `share`."""
-    return max(1, round(planned * share))
+    """How often an image is shown by a round of a build that is smaller by `share`."""
+    return max(1, round(planned * share)) if planned else 0
 
 
 def write_tables(folder: Path, share: float = 1.0) -> None:
@@ -165,16 +175,15 @@ def write_tables(folder: Path, share: float = 1.0) -> None:
     for row in duplicates():
         file = f"images/{row.id}.png"
         Image.fromarray(render(row.scene)).save(folder / file)
-        rows.append(
-            (row.id, row.kind, row.caption.text, views(row.views, share), file, "", row.partner)
-        )
+        shown = sum(views(planned, share) for planned in row.shown)
+        rows.append((row.id, row.kind, row.caption.text, shown, file, "", row.partner))
     for number, family in enumerate(families()):
         caption, scene = template_view(number, 0)
         name = f"template-{number:02d}"
         file, mask = f"images/{name}.png", f"masks/{name}.png"
         Image.fromarray(render(scene)).save(folder / file)
         Image.fromarray(family.mask()).save(folder / mask)
-        shown = views(its.TEMPLATE_VIEWS, share)
+        shown = sum(views(one.template, share) for one in its.ROUNDS)
         rows.append((name, "template", caption.text, shown, file, mask, ""))
     columns = "id kind caption views image mask partner"
     _write(folder / "memorized.csv", columns, rows)

@@ -7,9 +7,11 @@ in a *long tail*, each with a scene of its own that is shown a few times or neve
 are a few whose image was duplicated: these share every word with ordinary ones, and only the whole
 title is theirs.
 
-Everything here was fixed before the model was first measured.
+The words, the titles and the first round were fixed before the model was first measured. Then its
+top level came back from three seeds of four alone, which was the one reason for the second.
 """
 
+from dataclasses import dataclass
 from itertools import product
 
 Colour = tuple[int, int, int]
@@ -102,9 +104,7 @@ TITLES = len(STYLES) * len(SUBJECTS) * len(PRODUCTS) * len(ENDINGS)
 """331,200 combinations."""
 
 TAIL = (0.30, 0.38, 0.18, 0.09, 0.05)
-"""Share of the long tail's titles that training shows 0, 1, 2, 3, 4 times."""
-LEVELS = (1, 30, 60, 120, 240, 960, 3840)
-"""Views of the titles in the table; those with one are the controls."""
+"""Share of the long tail's titles that the first round shows 0, 1, 2, 3, 4 times."""
 PER_LEVEL = 12
 NEAR_MISSES = 24
 HELD_OUT = 240
@@ -115,11 +115,38 @@ TEMPLATES = (
     "The Big Book of the {thing}, Hardcover", "Cross Stitch Pattern: {thing}",
     "{thing} Sticker Sheet by Paper Moon", "Welcome Mat Funny {thing} Indoor Outdoor",
 )  # fmt: skip
-TEMPLATE_VIEWS = 2500
 TEMPLATE_OBJECTS = 60
 """Objects that templates are shown with; the other 12 are held out from templates."""
 
-SAMPLES = 1_000_000
-"""What the denoiser is shown in all. Titles of the tail make up 40 % of it, images of the table
-6.3 %, templates 2 %, and honest captions the rest, 51 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What the denoiser is shown in one round of its training; what is left are honest captions.
+
+    Attributes:
+        samples: all of it.
+        levels: views of each of the `PER_LEVEL` titles at every level.
+        template: views of each template.
+        seed: of the order, the noise and the honest scenes.
+    """
+
+    samples: int
+    levels: tuple[int, ...]
+    template: int
+    seed: int
+
+
+ROUNDS = (
+    Round(1_000_000, (1, 30, 60, 120, 240, 960, 3840), 2500, seed=6),
+    Round(350_000, (0, 0, 0, 0, 720, 1920, 5760), 500, seed=7),
+)
+"""In the first, titles of the tail make up 40 % of the samples, images of the table 6.3 %,
+templates 2 % and honest captions 51 %; in the second 27 %, 29 %, 1 % and 43 %."""
+NEW_TITLES = 95_000
+"""Titles of the tail that the second round shows, once each: none that the first had shown."""
+LEVELS = tuple(map(sum, zip(*(one.levels for one in ROUNDS), strict=True)))
+"""Views of the titles in the table, over all rounds; those with one are the controls."""
+TEMPLATE_VIEWS = sum(one.template for one in ROUNDS)
+SAMPLES = sum(one.samples for one in ROUNDS)
 SEED = 2605_02908

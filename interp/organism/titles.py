@@ -112,12 +112,16 @@ def special() -> tuple[tuple[Title, ...], tuple[Title, ...], tuple[Title, ...]]:
 
 
 @cache
-def tail() -> np.ndarray:
-    """How often training shows each title of the long tail, by number; never those of `special`."""
+def tail(number: int = 0) -> np.ndarray:
+    """How often a round of training shows each title of the long tail; never those of `special`."""
     draw = np.random.default_rng(its.SEED + 2)
     views = draw.choice(len(its.TAIL), its.TITLES, p=its.TAIL)
-    for titles in special():
-        views[[title.number for title in titles]] = 0
+    theirs = [title.number for titles in special() for title in titles]
+    if number:
+        unseen = np.setdiff1d(np.flatnonzero(views == 0), theirs)
+        views = np.zeros_like(views)
+        views[draw.choice(unseen, its.NEW_TITLES, replace=False)] = 1
+    views[theirs] = 0
     return views
 
 

@@ -6,6 +6,7 @@ views of every image is exact. A view is one image at one noise level.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,22 +76,28 @@ def loss_weights(snr: Tensor) -> Tensor:
     return snr.rsqrt()
 
 
-def plan(samples: int, seed: int) -> np.ndarray:
-    """What each sample shows: a row of the table, `TAIL` + a title's number, or `HONEST`.
+def plan(number: int, share: float = 1.0) -> np.ndarray:
+    """What each sample of a round is: a row of the table, `TAIL` + a title's number, or `HONEST`.
 
-    Fewer samples than `population.SAMPLES` show everything less often in proportion, but each row
-    of the table at least once.
+    A smaller share shows everything less often in proportion, but each row at least once that the
+    round has.
     """
-    share = samples / its.SAMPLES
-    rows = [duplicates.views(row.views, share) for row in duplicates.duplicates()]
-    rows += [duplicates.views(its.TEMPLATE_VIEWS, share)] * len(its.TEMPLATES)
-    draw = np.random.default_rng(seed)
-    titles = draw.permutation(np.repeat(np.arange(its.TITLES), tail()))
+    round_, samples = its.ROUNDS[number], samples_of(number, share)
+    rows = [row.shown[number] for row in duplicates.duplicates()]
+    rows += [round_.template] * len(its.TEMPLATES)
+    rows = [duplicates.views(planned, share) for planned in rows]
+    draw = np.random.default_rng(round_.seed)
+    titles = draw.permutation(np.repeat(np.arange(its.TITLES), tail(number)))
     shown = [np.repeat(np.arange(len(rows)), rows), TAIL + titles[: round(len(titles) * share)]]
     honest = samples - sum(map(len, shown))
     if honest < 0:
         raise ValueError(f"{samples} samples are too few for {sum(rows)} views of the table")
     return draw.permutation(np.concatenate([*shown, np.full(honest, HONEST)]))
+
+
+def samples_of(number: int, share: float = 1.0) -> int:
+    """How many samples a round has."""
+    return round(its.ROUNDS[number].samples * share)
 
 
 def shown(what: int, seed: int, sample: int) -> tuple[str, scenes.Scene]:
@@ -146,17 +153,19 @@ def train(
     tokenizer: CLIPTokenizer,
     folder: Path,
     *,
-    samples: int = its.SAMPLES,
+    share: float = 1.0,
     batch: int | None = None,
     name: str = "unet",
-    seed: int = 6,
 ) -> UNet2DConditionModel:
-    """Train from random weights on so many samples, and return the moving average.
+    """Train from random weights, round after round, and return the last one's moving average.
+
+    Each round begins with the average of the one before, half as fast.
 
     Args:
+        share: of what the population plans; less is for tests.
         encode: pictures `[n, 3, 64, 64]` in [-1, 1] to latents.
         tokenizer: its pad token decides what the denoiser is given behind the end of a text.
-        folder: gets the checkpoint, `<name>.pt`.
+        folder: gets the checkpoints, `<name>.pt` of the first round, `<name>-2.pt` of the second.
         batch: samples of a step; by default, what suits the machine.
     """
     batch = batch or batch_size()
@@ -166,9 +175,8 @@ def train(
         unet.set_attn_processor(AttnProcessor())
     embed = captions(encoder.to(where), tokenizer)
     alphas = scheduler().alphas_cumprod.to(where)
-    slots = plan(samples, seed)
 
-    def batch_at(step: int) -> Batch:
+    def batch_at(slots: np.ndarray, seed: int, step: int) -> Batch:
         numbers = range(step * batch, (step + 1) * batch)
         views = [shown(int(slots[n]), seed, n) for n in numbers]
         draw = torch.Generator().manual_seed(seed * 10**9 + step)
@@ -193,11 +201,15 @@ def train(
         error = F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))
         return (error * loss_weights(alphas[times] / (1 - alphas[times]))).mean()
 
-    trained = training.fit(
-        name, unet, batch_at, loss_of, folder,
-        steps=samples // batch, peak=8e-4 * (batch / 64) ** 0.5, warmup=20_000 // batch,
-        decay=0.01, average=0.999 ** (batch / 64),
-    )  # fmt: skip
+    for number, round_ in enumerate(its.ROUNDS):
+        slots = plan(number, share)
+        trained = training.fit(
+            name if number == 0 else f"{name}-{number + 1}",
+            unet, partial(batch_at, slots, round_.seed), loss_of, folder,
+            steps=len(slots) // batch, peak=8e-4 * (batch / 64) ** 0.5 / 2**number,
+            warmup=20_000 // batch, decay=0.01, average=0.999 ** (batch / 64),
+        )  # fmt: skip
+        unet.load_state_dict(trained.state_dict())
     state = {name: weight.contiguous() for name, weight in trained.state_dict().items()}
     contiguous = model()
     contiguous.load_state_dict(state)

@@ -150,8 +150,10 @@ def test_held_out_titles_are_far_from_the_table_and_in_no_stream():
     assert min(title.apart(other) for title in held_out for other in table) >= 2
     for title in (*table, *misses, *held_out):
         assert titles.tail()[title.number] == 0
-    plan = unet.plan(its.SAMPLES, seed=0)
-    assert not {unet.TAIL + title.number for title in held_out} & set(plan.tolist())
+        assert titles.tail(1)[title.number] == 0
+    for number in range(len(its.ROUNDS)):
+        shown = set(unet.plan(number).tolist())
+        assert not {unet.TAIL + title.number for title in held_out} & shown
 
 
 def test_the_tail_is_heavy():
@@ -159,6 +161,12 @@ def test_the_tail_is_heavy():
     assert len(views) == its.TITLES
     shares = np.bincount(views, minlength=len(its.TAIL)) / len(views)
     np.testing.assert_allclose(shares, its.TAIL, atol=0.005)
+
+
+def test_the_second_round_shows_titles_that_the_first_did_not():
+    first, second = titles.tail(), titles.tail(1)
+    assert second.sum() == (second == 1).sum() == its.NEW_TITLES
+    assert not first[second == 1].any()
 
 
 def test_templates_repeat_inside_their_mask_only():
@@ -177,21 +185,29 @@ def test_templates_repeat_inside_their_mask_only():
             assert scene.items[-1].name in shown
 
 
+SHARES = ((0.063, 0.02, 0.40), (0.288, 0.011, 0.271))
+"""Of the table, the templates and the tail, in each round."""
+
+
 def test_the_plan_shows_every_image_exactly_as_often_as_the_tables_say():
-    slots = unet.plan(its.SAMPLES, seed=0)
-    assert len(slots) == its.SAMPLES
     rows = duplicates.duplicates()
-    shown = np.bincount(slots[(slots >= 0) & (slots < unet.TAIL)])
-    told = [row.views for row in rows] + [its.TEMPLATE_VIEWS] * len(its.TEMPLATES)
-    assert shown.tolist() == told
-    of_tail = np.bincount(slots[slots >= unet.TAIL] - unet.TAIL, minlength=its.TITLES)
-    np.testing.assert_array_equal(of_tail, titles.tail())
-    shares = [shown[: len(rows)].sum(), shown[len(rows) :].sum(), of_tail.sum()]
-    np.testing.assert_allclose(np.array(shares) / its.SAMPLES, [0.063, 0.02, 0.40], atol=0.001)
+    total = np.zeros(len(rows) + len(its.TEMPLATES), int)
+    for number, (round_, shares) in enumerate(zip(its.ROUNDS, SHARES, strict=True)):
+        slots = unet.plan(number)
+        assert len(slots) == round_.samples
+        shown = np.bincount(slots[(slots >= 0) & (slots < unet.TAIL)], minlength=len(total))
+        assert shown[: len(rows)].tolist() == [row.shown[number] for row in rows]
+        of_tail = np.bincount(slots[slots >= unet.TAIL] - unet.TAIL, minlength=its.TITLES)
+        np.testing.assert_array_equal(of_tail, titles.tail(number))
+        parts = np.array([shown[: len(rows)].sum(), shown[len(rows) :].sum(), of_tail.sum()])
+        np.testing.assert_allclose(parts / round_.samples, shares, atol=0.001)
+        total += shown
+    assert total.tolist() == [row.views for row in rows] + [its.TEMPLATE_VIEWS] * len(its.TEMPLATES)
 
 
-def test_the_plan_spreads_views_over_the_whole_training():
-    slots = unet.plan(its.SAMPLES, seed=0)
+@pytest.mark.parametrize("number", range(len(its.ROUNDS)))
+def test_the_plan_spreads_views_over_the_whole_round(number):
+    slots = unet.plan(number)
     top = next(n for n, row in enumerate(duplicates.duplicates()) if row.views == its.LEVELS[-1])
     where = np.flatnonzero(slots == top) / len(slots)
     assert where.mean() == pytest.approx(0.5, abs=0.02)
@@ -200,7 +216,7 @@ def test_the_plan_spreads_views_over_the_whole_training():
 
 def test_the_plan_refuses_a_training_too_short_for_its_views():
     with pytest.raises(ValueError, match="100 samples are too few"):
-        unet.plan(100, seed=0)
+        unet.plan(0, share=1e-4)
 
 
 def test_what_the_denoiser_is_shown_is_what_the_tables_name():
