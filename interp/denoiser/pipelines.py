@@ -11,6 +11,7 @@ from typing import Any
 from interp.errors import InterpError
 
 ROWS = "Its batches are not [unconditional..., conditional...]: {}."
+EDITS = ROWS.format("they have a row for every edit, and it looks at their attention maps")
 THREE = ROWS.format("they have a third row, with the image")
 REFUSED = {
     "PAGMixin": ROWS.format("they also hold every prompt with perturbed attention"),
@@ -21,6 +22,8 @@ REFUSED = {
         "nothing tells steps from windows."
     ),
     "StableDiffusionParadigmsPipeline": "Its batches hold several steps at once.",
+    "LEditsPPPipelineStableDiffusion": EDITS,
+    "LEditsPPPipelineStableDiffusionXL": EDITS,
 }
 """By the name of a class, which goes for those derived from it: importing them takes seconds."""
 UNETS = ("UNet2DConditionModel", "UNetMotionModel", "UNetControlNetXSModel")
@@ -40,19 +43,19 @@ def stock(given: Any) -> Any:
     pipe = given if hasattr(given, "unet") else getattr(given, "pipe", given)
     kind = type(pipe).__name__
     unet = getattr(pipe, "unet", None)
-    if unet is None:
-        inside = type(getattr(pipe, "transformer", None)).__name__
-        raise InterpError(
-            f"A {kind} was to be patched or recorded.",
-            "It has no UNet." if inside == "NoneType" else f"It denoises with a {inside}.",
-            "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
-        )
     if hasattr(pipe, "blocks"):
         raise InterpError(
             f"A {kind} was to be patched or recorded.",
             "A modular pipeline calls its UNet for unconditional and conditional rows apart, as "
             "its guider pleases.",
             "Use StableDiffusionPipeline or StableDiffusionXLPipeline with the same components.",
+        )
+    if unet is None:
+        inside = type(getattr(pipe, "transformer", None)).__name__
+        raise InterpError(
+            f"A {kind} was to be patched or recorded.",
+            "It has no UNet." if inside == "NoneType" else f"It denoises with a {inside}.",
+            "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
         )
     names = [base.__name__ for base in type(pipe).__mro__]
     reason = next((REFUSED[name] for name in names if name in REFUSED), None)

@@ -7,8 +7,8 @@ in a *long tail*, each with a scene of its own that is shown a few times or neve
 are a few whose image was duplicated: these share every word with ordinary ones, and only the whole
 title is theirs.
 
-The words, the titles and the first round were fixed before the model was first measured. Then its
-top level came back from three seeds of four alone, which was the one reason for the second.
+The words, the titles and the first round were fixed before the model was first measured. Then 86 %
+of the images of its top level were copies, too few, which was the one reason for the second round.
 """
 
 from dataclasses import dataclass

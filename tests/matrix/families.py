@@ -14,7 +14,9 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 from PIL import Image
+from transformers import CLIPTextModelWithProjection
 
 from tests.patch.test_denoisers import controlled
 from tests.pipelines import WIDTH, pipeline, unet
@@ -87,9 +89,12 @@ def image(**more: Any) -> dict[str, Any]:
     return {"image": picture(), "strength": 1.0, **more}
 
 
-def hole() -> dict[str, Any]:
-    sides = {"height": SIDE, "width": SIDE}
-    return {"image": picture(), "mask_image": mask(), "strength": 1.0, **sides}
+def hole(**more: Any) -> dict[str, Any]:
+    return {"image": picture(), "mask_image": mask(), "strength": 1.0, **more}
+
+
+def sized_hole() -> dict[str, Any]:
+    return hole(height=SIDE, width=SIDE)
 
 
 def control() -> dict[str, Any]:
@@ -116,6 +121,33 @@ def adapted() -> Any:
         )
 
 
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def unclip() -> Any:
+    """Stable unCLIP, with a prior that makes an image embedding of the text."""
+    parts = pipeline("sd1").components
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(11)
+        prior = diffusers.PriorTransformer(2, 12, num_layers=1, embedding_dim=WIDTH)
+        reader = CLIPTextModelWithProjection(parts["text_encoder"].config)
+    known = ("tokenizer", "text_encoder", "scheduler", "vae")
+    schedule = {"beta_schedule": "squaredcos_cap_v2"}
+    return diffusers.StableUnCLIPPipeline(
+        prior_tokenizer=parts["tokenizer"],
+        prior_text_encoder=reader.eval(),
+        prior=prior.eval(),
+        prior_scheduler=diffusers.UnCLIPScheduler(prediction_type="sample", **schedule),
+        image_normalizer=StableUnCLIPImageNormalizer(embedding_dim=WIDTH),
+        image_noising_scheduler=diffusers.DDPMScheduler(**schedule),
+        unet=denoiser(
+            class_embed_type="projection", projection_class_embeddings_input_dim=2 * WIDTH
+        )(),
+        **{name: parts[name] for name in known},
+    )
+
+
 def cross_net() -> Any:
     """ControlNet-XS, whose UNet and adapter become one UNet."""
     base = denoiser(layers=2)()
@@ -136,9 +168,9 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": Family(of("StableDiffusionPipeline"), session=True),
     "StableDiffusionPipeline, SD 2": Family(partial(pipeline, "sd2"), session=True),
     "StableDiffusionImg2ImgPipeline": Family(of("StableDiffusionImg2ImgPipeline"), image),
-    "StableDiffusionInpaintPipeline": Family(of("StableDiffusionInpaintPipeline"), hole),
+    "StableDiffusionInpaintPipeline": Family(of("StableDiffusionInpaintPipeline"), sized_hole),
     "StableDiffusionInpaintPipeline, 9 channels": Family(
-        of("StableDiffusionInpaintPipeline", unet=denoiser(in_channels=9)), hole
+        of("StableDiffusionInpaintPipeline", unet=denoiser(in_channels=9)), sized_hole
     ),
     "StableDiffusionDepth2ImgPipeline": Family(
         of("StableDiffusionDepth2ImgPipeline", unet=denoiser(in_channels=5)),
@@ -163,6 +195,18 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusionGLIGENPipeline": Family(
         of("StableDiffusionGLIGENPipeline", unet=denoiser(attention_type="gated")),
         lambda: {"gligen_phrases": ["a cat"], "gligen_boxes": [[0.1, 0.1, 0.5, 0.5]]},
+    ),
+    "StableUnCLIPPipeline": Family(unclip, lambda: {"prior_num_inference_steps": 2}),
+    "StableDiffusionInpaintPipelineLegacy": Family(
+        of("StableDiffusionInpaintPipelineLegacy"), hole
+    ),
+    "StableDiffusionDiffEditPipeline": Family(
+        of("StableDiffusionDiffEditPipeline", inverse_scheduler=diffusers.DDIMInverseScheduler),
+        lambda: {
+            "mask_image": torch.ones(1, 16, 16),
+            "image_latents": noise(1, 2, 4, 16, 16),
+            "inpaint_strength": 1.0,
+        },
     ),
     "StableDiffusionSAGPipeline": Family(
         of("StableDiffusionSAGPipeline", unet=denoiser(heads=2)),
@@ -235,7 +279,7 @@ FAMILIES: dict[str, Family] = {
         image,
     ),
     "StableDiffusionXLInpaintPipeline": Family(
-        of("StableDiffusionXLInpaintPipeline", "sdxl"), hole
+        of("StableDiffusionXLInpaintPipeline", "sdxl"), sized_hole
     ),
 }
 BY_NAME = (
@@ -245,5 +289,7 @@ BY_NAME = (
     "StableDiffusionXLPAGPipeline",
     "StableDiffusionPanoramaPipeline",
     "StableDiffusionParadigmsPipeline",
+    "LEditsPPPipelineStableDiffusion",
+    "LEditsPPPipelineStableDiffusionXL",
 )
 """Pipelines that are refused by their class, before they run."""

@@ -21,28 +21,23 @@ EFFECT = 1e-3
 
 
 def run(pipe: Any, steps: int = 2, **call: Any) -> Tensor:
-    output = pipe(
-        prompt=TEXT,
-        num_inference_steps=steps,
-        generator=torch.Generator().manual_seed(0),
-        output_type="latent",
-        return_dict=False,
-        **call,
-    )
+    usual = {"prompt": TEXT, "output_type": "latent", "return_dict": False}
+    generator = torch.Generator().manual_seed(0)
+    output = pipe(num_inference_steps=steps, generator=generator, **{**usual, **call})
     return torch.as_tensor(output[0]).float()
 
 
-def tokens(pipe: Any) -> tuple[list[int], int]:
+def tokens(pipe: Any, text: str) -> tuple[list[int], int]:
     """The ids of the text up to its end, and how many pads 70 % of them are."""
     tokenizer = getattr(pipe, "tokenizer", None) or pipe.tokenizer_2
-    ids = tokenizer(TEXT).input_ids
+    ids = tokenizer(text).input_ids
     return ids, int(0.7 * (77 - len(ids)))
 
 
 @contextmanager
-def encoders_edited(pipe: Any) -> Iterator[None]:
+def encoders_edited(pipe: Any, text: str = TEXT) -> Iterator[None]:
     """The text encoders return zeros for 70 % of the text's pads."""
-    ids, pads = tokens(pipe)
+    ids, pads = tokens(pipe, text)
 
     def edit(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
         given = args[0] if args else kwargs["input_ids"]
@@ -63,9 +58,9 @@ def encoders_edited(pipe: Any) -> Iterator[None]:
 
 
 @contextmanager
-def attention_to_pads(pipe: Any) -> Iterator[dict[str, list[Tensor]]]:
+def attention_to_pads(pipe: Any, text: str = TEXT) -> Iterator[dict[str, list[Tensor]]]:
     """For every layer, how much the text's rows attend to its pads, `[row, head]` at every call."""
-    ids, _ = tokens(pipe)
+    ids, _ = tokens(pipe, text)
     primary = getattr(pipe, "text_encoder", None) or pipe.text_encoder_2
     heard: list[Tensor] = []
     seen: dict[str, list[Tensor]] = {}
@@ -78,16 +73,16 @@ def attention_to_pads(pipe: Any) -> Iterator[dict[str, list[Tensor]]]:
 
     def look(name: str, layer: Any, args: Any, kwargs: Any, output: Any) -> None:
         given = kwargs["encoder_hidden_states"]
-        text = given[0] if isinstance(given, tuple) else given  # beside an IP-Adapter's images
+        rows = given[0] if isinstance(given, tuple) else given  # beside an IP-Adapter's images
         mine = [
             number
-            for number, row in enumerate(text)
+            for number, row in enumerate(rows)
             if any(torch.equal(row[:, : one.shape[-1]], one) for one in heard)
         ]
         split = "row place (head inner) -> row head place inner"
         q, k = (
             rearrange(part, split, head=layer.heads)
-            for part in (layer.to_q.forward(args[0][mine]), layer.to_k.forward(text[mine]))
+            for part in (layer.to_q.forward(args[0][mine]), layer.to_k.forward(rows[mine]))
         )
         scores = q.float() @ rearrange(k.float(), "r h p i -> r h i p") * layer.scale
         to_pads = scores.softmax(-1)[..., len(ids) :].sum(-1).mean(-1)

@@ -12,7 +12,7 @@ import interp as ip
 from tests.changing import load_ip_adapter
 from tests.matrix.families import SIDE, TEXT
 from tests.matrix.oracle import EFFECT, Z, attention_to_pads, encoders_edited, run
-from tests.pipelines import pipeline
+from tests.pipelines import WIDTH, pipeline
 
 Prepared = Callable[[Any], dict[str, Any]]
 
@@ -40,9 +40,9 @@ def removed(pipe: Any) -> dict[str, Any]:
 
 def inverted(pipe: Any) -> dict[str, Any]:
     """A textual inversion of two vectors stands for two tokens."""
-    pipe.tokenizer.add_tokens(["<cat>", "<cat>_1"])
-    pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer))
-    return {}
+    vectors = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(2))
+    pipe.load_textual_inversion({"<cat>": 30 * vectors}, token="<cat>")
+    return {"prompt": "a red <cat> on a mat"}
 
 
 def adapted(pipe: Any) -> dict[str, Any]:
@@ -87,6 +87,7 @@ OPTIONS: dict[str, Prepared] = {
     "height and width": calls(height=2 * SIDE, width=SIDE),
     "latents": calls(latents=NOISE),
     "guidance that ends": cut,
+    "clip_skip (SDXL)": calls(clip_skip=1),
     "LoRA": lora,
     "LoRA (scaled)": lambda pipe: {**lora(pipe), "cross_attention_kwargs": {"scale": 0.3}},
     "LoRA (fused)": fused,
@@ -104,16 +105,17 @@ OPTIONS: dict[str, Prepared] = {
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_options_of_a_call(option: str) -> None:
-    pipe = pipeline("sd1")
+    pipe = pipeline("sdxl" if "SDXL" in option else "sd1")
     call = OPTIONS[option](pipe)
+    text = pipe.maybe_convert_prompt(call.get("prompt", TEXT), pipe.tokenizer)
     plain = run(pipe, **call)
-    with encoders_edited(pipe):
+    with encoders_edited(pipe, text):
         right = run(pipe, **call)
     assert (right - plain).abs().max() > EFFECT
     patch = ip.zero("pad", fraction=0.7, uncond=True) if option == SAME else Z
     with patch.on(pipe):
         assert torch.equal(run(pipe, **call), right)
-    with attention_to_pads(pipe) as seen, ip.record(pipe) as log:
+    with attention_to_pads(pipe, text) as seen, ip.record(pipe) as log:
         assert torch.equal(run(pipe, **call), plain)
     mass = log.dataset().mass.isel(prompt=0).sel(category="pad")
     for layer, rows in seen.items():

@@ -6,12 +6,14 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
 from einops import rearrange
 
 import interp as ip
 from interp import InterpError, encode
-from tests.matrix.families import TEXT, denoiser
+from tests.matrix.families import FAMILIES, TEXT, control, denoiser
 from tests.matrix.oracle import EFFECT, Z, run
+from tests.pipelines import pipeline
 from tests.runs import TEXTS, from_embeds, latents
 
 
@@ -28,7 +30,6 @@ class Other:
         ({"transformer": torch.nn.Linear(1, 1)}, "It denoises with a Linear"),
         ({}, "It has no UNet"),
         ({"unet": torch.nn.Linear(1, 1)}, "Its UNet is a Linear; those known are UNet2D"),
-        ({"unet": torch.nn.Linear(1, 1), "blocks": ()}, "A modular pipeline calls its UNet"),
     ],
 )
 def test_other_models_are_named(parts: dict[str, Any], message: str) -> None:
@@ -52,6 +53,34 @@ def test_three_dimensional_unets_are_named() -> None:
     )
     with pytest.raises(InterpError, match="Its UNet is a UNet3DConditionModel"):
         Z.install(Other(unet=unet))
+
+
+def test_modular_pipelines_are_named() -> None:
+    modular = StableDiffusionXLAutoBlocks().init_pipeline()
+    with pytest.raises(InterpError, match="A modular pipeline calls its UNet"):
+        Z.install(modular)
+    modular.update_components(unet=pipeline("sdxl").unet)
+    with pytest.raises(InterpError, match="A modular pipeline calls its UNet"), ip.record(modular):
+        pass
+
+
+def test_unets_without_attention_to_text_are_named(sd1: Any) -> None:
+    """AudioLDM gives its text as a class."""
+    unet = denoiser(text=None, class_embed_type="simple_projection",
+                    projection_class_embeddings_input_dim=8)()  # fmt: skip
+    with pytest.raises(InterpError, match="cross-attention layers .* were asked for. It has none"):
+        Z.install(Other(unet=unet, text_encoder=sd1.text_encoder, tokenizer=sd1.tokenizer))
+
+
+def test_layers_of_controlnet_xs_come_in_the_order_in_which_they_run() -> None:
+    pipe = FAMILIES["StableDiffusionControlNetXSPipeline"].make()
+    pipe.set_progress_bar_config(disable=True)
+    ran: list[str] = []
+    for site in ip.sites(pipe.unet):
+        layer = pipe.unet.get_submodule(site.path)
+        layer.register_forward_pre_hook(lambda *_, name=site.name: ran.append(name))
+    run(pipe, steps=1, **control())
+    assert ran == [site.name for site in ip.sites(pipe.unet)]
 
 
 def test_a_session_is_its_pipeline(sd1: Any) -> None:

@@ -15,6 +15,7 @@ from interp.organism import (
     card,
     copies,
     detection,
+    duplicates,
     evaluate,
     figures,
     held_out,
@@ -32,7 +33,21 @@ from interp.session.load import load
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def few():
+    """Two titles at every level, as if the population had no more."""
+    known = (titles.special, titles.tail, duplicates.duplicates)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, count in {"PER_LEVEL": 2, "NEAR_MISSES": 4}.items():
+            patch.setattr(its, name, count)
+        for function in known:
+            function.cache_clear()
+        yield
+    for function in known:
+        function.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def made(few, tmp_path_factory):
     """The folder of a model and a twin that were hardly trained, and their checkpoints."""
     out, work = tmp_path_factory.mktemp("organism"), tmp_path_factory.mktemp("work")
     for pad in build.PADS.values():
@@ -128,7 +143,7 @@ def test_the_evaluation_measures_everything_that_the_card_says(made, measured):
     assert json.loads((stores / "evaluation.json").read_text()) == found
     assert found["provenance"]["model"]["id"] == f"{out.name}/eot"
     assert str(out) not in (stores / "evaluation.json").read_text()
-    assert set(found["levels"]) == {"1", "2"}  # 3840 views, scaled
+    assert set(found["levels"]) == {"1", "2", "5"}  # scaled
     for row in found["levels"].values():
         assert 0 <= row["matches"]["low"] <= row["matches"]["mean"] <= row["matches"]["high"] <= 1
     assert found["patches"]["memorized"]["none"]["to_unedited"]["mean"] == pytest.approx(1)
