@@ -88,7 +88,7 @@ def _sd(model: Any, tokenizer: CLIPTokenizer, prediction: str) -> StableDiffusio
 
 
 def unet(
-    heads: int | tuple[int, int], text: int | None = WIDTH, layers: int = 1, **more: Any
+    heads: int | tuple[int, int], text: int | tuple[int, int] = WIDTH, layers: int = 1, **more: Any
 ) -> UNet2DConditionModel:
     """Two levels, both with attention, as many heads as given."""
     model = UNet2DConditionModel(

@@ -123,6 +123,12 @@ class RowReader:
                 )
             return
         text = kwargs["encoder_hidden_states"] if len(args) < 3 else args[2]
+        if text is None:
+            raise InterpError(
+                f"The text of a {type(self.pipe).__name__} was to be patched or recorded.",
+                "Its UNet is given none: what the prompt says reaches it as a class or an image.",
+                "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
+            )
         says = self.guided
         if says is None and running is not None:
             # Where the UNet is called directly, what the pipeline says is of its last run.

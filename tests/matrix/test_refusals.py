@@ -64,12 +64,16 @@ def test_modular_pipelines_are_named() -> None:
         pass
 
 
-def test_unets_without_attention_to_text_are_named(sd1: Any) -> None:
-    """AudioLDM gives its text as a class."""
-    unet = denoiser(text=None, class_embed_type="simple_projection",
-                    projection_class_embeddings_input_dim=8)()  # fmt: skip
-    with pytest.raises(InterpError, match="cross-attention layers .* were asked for. It has none"):
-        Z.install(Other(unet=unet, text_encoder=sd1.text_encoder, tokenizer=sd1.tokenizer))
+def test_unets_that_are_given_no_text_are_named(sd1: Any) -> None:
+    """AudioLDM gives its text as a class, and its layers attend to themselves."""
+    size = {"projection_class_embeddings_input_dim": 8}
+    unet = denoiser(text=(16, 32), class_embed_type="simple_projection", **size)()
+    audio = Other(unet=unet, text_encoder=sd1.text_encoder, tokenizer=sd1.tokenizer)
+    call = {"encoder_hidden_states": None, "class_labels": torch.zeros(1, 8)}
+    with pytest.raises(InterpError, match="Its UNet is given none"), Z.on(audio):
+        unet(torch.zeros(1, 4, 16, 16), 1, **call)
+    with pytest.raises(InterpError, match="Its UNet is given none"), ip.record(audio):
+        unet(torch.zeros(1, 4, 16, 16), 1, **call)
 
 
 def test_layers_of_controlnet_xs_come_in_the_order_in_which_they_run() -> None:
