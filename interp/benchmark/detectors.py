@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from tqdm.auto import tqdm
 
 from interp import detect
 from interp.detect import METHODS, Case, Method
 from interp.report.subject import Subject
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Session
-from interp.sweep.plan import Plan, facts
-from interp.sweep.store import Store
+from interp.sweep.each_prompt import each_prompt
+from interp.text.prompt import Prompt
 
 ALL = "all"
 
@@ -57,31 +56,26 @@ def detectors(
     Raises:
         InterpError: the store was begun under other settings.
     """
-    chosen = chosen_seeds(seeds)
-    prompts = [session.encode(case.text) for case in cases]
-    labels = {name: [getattr(c, name) for c in cases] for name in ("kind", "group", "views")}
-    nothing = Plan(chosen, {"none": None}, None, {}, (), False)
-    texts = [case.text for case in cases]
-    said = facts(session, nothing, prompts, texts, [None] * len(cases), labels)
-    decided = {**said, "detectors": list(methods), "reference": list(reference)}
-    kept = Store(store, decided)
-    usual = None
+    chosen, usual = chosen_seeds(seeds), None
     if reference:
         recorders = detect.recorders(session.pipe)
         usual = session.trace(list(reference), chosen, record=recorders, half=False)
-    with kept.alone():
-        kept.check()
-        missing = kept.missing()
-        done = len(cases) - len(missing)
-        with tqdm(total=len(cases), initial=done, unit="prompt", disable=None) as bar:
-            for place in missing:
-                case = Case(
-                    session, prompts[place], chosen, training=cases[place].image, controls=usual
-                )
-                kept.write(place, _examined(case, methods))
-                bar.update()
+
+    def scores(number: int, prompt: Prompt) -> xr.Dataset:
+        training = cases[number].image
+        return _examined(Case(session, prompt, chosen, training=training, controls=usual), methods)
+
+    found = each_prompt(
+        session,
+        [case.text for case in cases],
+        chosen,
+        store,
+        scores,
+        labels={name: [getattr(c, name) for c in cases] for name in ("kind", "group", "views")},
+        settings={"detectors": list(methods), "reference": list(reference)},
+    )
     rows = [method.cost(session) for method in methods.values()]
-    return kept.open().load().assign_coords(rows=("detector", rows))
+    return found.assign_coords(rows=("detector", rows))
 
 
 def _examined(case: Case, methods: Mapping[str, Method]) -> xr.Dataset:

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import xarray as xr
-from tqdm.auto import tqdm
 
 from interp import detect
 from interp.report.subject import Subject
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Session
-from interp.sweep.plan import Plan, facts
-from interp.sweep.store import Store
+from interp.sweep.each_prompt import each_prompt
+from interp.text.prompt import Prompt
 
 
 def scanned(
@@ -39,25 +37,14 @@ def scanned(
             other settings.
     """
     detect.ready(session)
-    chosen = chosen_seeds(seeds)
-    prompts = [session.encode(case.text) for case in cases]
-    labels: dict[str, Any] = {
-        "kind": [case.kind for case in cases],
-        "group": [case.group for case in cases],
-    }
-    nothing = Plan(chosen, {"none": None}, None, {}, (), False)
-    texts = [case.text for case in cases]
-    said = facts(session, nothing, prompts, texts, [None] * len(cases), labels)
-    kept = Store(store, {**said, "detectors": list(detect.DETECTORS)})
     recorders = detect.recorders(session.pipe)
-    with kept.alone():
-        kept.check()
-        missing = kept.missing()
-        done = len(cases) - len(missing)
-        with tqdm(total=len(cases), initial=done, unit="prompt", disable=None) as bar:
-            for place in missing:
-                trace = session.trace(prompts[place], chosen, record=recorders)
-                found = detect.scores(trace).reset_coords(drop=True)
-                kept.write(place, found.to_dataarray("detector", name="score").to_dataset())
-                bar.update()
-    return kept.open().score.load()
+
+    def scores(number: int, prompt: Prompt) -> xr.Dataset:
+        trace = session.trace(prompt, chosen_seeds(seeds), record=recorders)
+        found = detect.scores(trace).reset_coords(drop=True)
+        return found.to_dataarray("detector", name="score").to_dataset()
+
+    labels = {name: [getattr(case, name) for case in cases] for name in ("kind", "group")}
+    settings = {"detectors": list(detect.DETECTORS)}
+    texts = [case.text for case in cases]
+    return each_prompt(session, texts, seeds, store, scores, labels=labels, settings=settings).score
