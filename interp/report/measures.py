@@ -36,8 +36,7 @@ class Measures:
         """The measures of a model.
 
         Example:
-            >>> Measures.of("embedded").keeps
-            0.647
+            >>> Measures.of("embedded").copy(images, training_image)
 
         Args:
             model: as for `interp.load`.

@@ -32,7 +32,7 @@ def resample(
     """How often each prompt is in each resample: as often as its group was drawn.
 
     Example:
-        >>> resample(["a", "a", "b"], resamples=2)
+        >>> resample(["a", "a", "b"], resamples=2, seed=1)
         array([[1., 1., 1.],
                [2., 2., 0.]])
 

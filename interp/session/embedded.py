@@ -31,7 +31,7 @@ def data_file(name: str | Path) -> Path:
 
     Example:
         >>> data_file("organism/memorized.csv")
-        PosixPath('/home/me/interp/data/organism/memorized.csv')
+        PosixPath('.../data/organism/memorized.csv')
 
     Raises:
         InterpError: it is in none of them.
@@ -75,7 +75,7 @@ def embedded_folder(name: str) -> Path:
 
     Example:
         >>> embedded_folder("embedded")
-        PosixPath('/home/me/interp/data/organism/eot')
+        PosixPath('.../data/organism/eot')
 
     Raises:
         InterpError: it is not here.

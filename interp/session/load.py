@@ -95,7 +95,7 @@ def find(name: str | Path) -> Path | None:
 
     Example:
         >>> find("embedded")
-        PosixPath('/home/me/interp/data/organism/eot')
+        PosixPath('.../data/organism/eot')
 
     Raises:
         InterpError: the name can only be local and is not there.

@@ -65,7 +65,7 @@ class PromptFile:
         """Return each row's training image, or None where its file is not here.
 
         Example:
-            >>> ip.sweep(sd, file, references=file.pictures(), ...)
+            >>> ip.sweep(sd, file, store="grid.zarr", references=file.pictures())
 
         Relative paths start at the prompt file. URLs are never fetched.
         """
