@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interp import attribute, benchmark, detect, metrics, mitigations, paper, patch, plot
+    from interp import attribute, audit, benchmark, detect, metrics, mitigations, paper, patch, plot
     from interp.denoiser.layers import Site, select, sites
     from interp.errors import InterpError
     from interp.patch import (
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives. They are fetched when they are first used: `import interp` is cheap.
 _HOMES = {
-    "interp": "attribute benchmark detect metrics mitigations paper patch plot",
+    "interp": "attribute audit benchmark detect metrics mitigations paper patch plot",
     "interp.denoiser.layers": "Site select sites",
     "interp.errors": "InterpError",
     "interp.patch": "Applied Patch Where apply copy guide installed mask mean noise remove repad "
@@ -67,7 +67,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "CATEGORIES", "Applied", "InterpError", "Log", "Patch", "Prompt", "Recorder", "Rewrite",
-    "Session", "Site", "Start", "Where", "apply", "as_dataset", "as_prompts", "attribute",
+    "Session", "Site", "Start", "Where", "apply", "as_dataset", "as_prompts", "attribute", "audit",
     "benchmark", "categories", "copy", "detect", "encode", "entropy", "guide", "installed", "join",
     "load", "maps", "mask", "mass", "mean", "metrics", "mitigations", "noise", "open", "paper",
     "patch", "plot", "provenance", "read_prompts", "record", "remove", "repad", "save", "scale",

@@ -19,6 +19,7 @@ COMMANDS = {
     "ablate": "Every intervention and mitigation on memorized prompts, as tables and figures.",
     "reproduce": "A paper's tables beside ours: its prompts, seeds, sampler, and agreement.",
     "benchmark": "Every detector and mitigation of the field: areas, copies left, fidelity, cost.",
+    "audit": "What a fine-tuned model has memorized of its training set, and what frees it.",
     "report": "One HTML page: how many prompts are memorized, what drives it, what removes it.",
     "organism": "Build the embedded model, or its twin, and measure it.",
 }

@@ -17,7 +17,7 @@ from interp.plot.attribution import (
     shapley_bars,
 )
 from interp.plot.benchmark import detector_rates, frontier
-from interp.plot.curves import length_curve, views_curve
+from interp.plot.curves import length_curve, scale_curve, views_curve
 from interp.plot.detection import detector_scores, roc
 from interp.plot.embeddings import embedding_pca, pad_similarity
 from interp.plot.images import image_grid
@@ -41,6 +41,7 @@ __all__ = [
     "roc",
     "running_sum",
     "save",
+    "scale_curve",
     "shapley_bars",
     "views_curve",
 ]

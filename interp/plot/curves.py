@@ -50,6 +50,32 @@ def length_curve(values: xr.DataArray | xr.Dataset) -> Figure:
     return _against(values, "length", "tokens of the prompt")
 
 
+def scale_curve(copied: xr.DataArray) -> Figure:
+    """Share of images that are copies against the scale of a LoRA, with 95 % intervals.
+
+    Example:
+        >>> plot.scale_curve(audit.scales(sd, memorized, 4, sscd, "lora").copy >= 0.5)
+
+    A thin line is a prompt, the thick one their mean.
+
+    Args:
+        copied: over (scale, prompt, seed), with `group` on the prompts where it is known.
+    """
+    values = copied.astype(float)
+    found = intervals.mean(values)
+    with canvas(1, 1, COLUMN, 2.4) as (figure, axes):
+        ax, x = axes[0, 0], values.scale.values
+        ax.plot(x, values.mean("seed").transpose("scale", "prompt"), color="#aaaaaa", linewidth=0.6)
+        ends = np.stack([found["mean"] - found.low, found.high - found["mean"]])
+        ax.errorbar(
+            x, found["mean"], np.nan_to_num(ends).clip(0), marker="o", markersize=3, capsize=1.5,
+            elinewidth=0.8,
+        )  # fmt: skip
+        ax.set(xlabel="scale of the LoRA", ylabel="share of images that are copies")
+        ax.set_ylim(-0.03, 1.03)
+    return figure
+
+
 def _against(data: xr.DataArray | xr.Dataset, axis: str, label: str) -> Figure:
     if axis not in data.coords:
         raise InterpError(

@@ -1,0 +1,114 @@
+"""Every caption of a training set, generated again: whose images come back?
+
+A caption is memorized if at least half of its seeds are copies of an image that it was trained
+with. An image of another caption that comes back is counted apart.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from einops import rearrange
+
+from interp import detect
+from interp.audit.pairs import Pair
+from interp.audit.repeats import repeats
+from interp.detect.calibration import CLEAN, MAJORITY, MEMORIZED, UNCLEAR
+from interp.metrics import SSCD
+from interp.results.axes import PIXELS
+from interp.results.numbers import Seeds, chosen_seeds
+from interp.session import Session
+from interp.sweep.each_prompt import each_prompt
+from interp.text.prompt import Prompt
+
+
+def audit(
+    session: Session,
+    pairs: Sequence[Pair],
+    seeds: Seeds,
+    store: str | os.PathLike[str],
+    copy: SSCD,
+    threshold: float,
+    limit: int | None = None,
+) -> xr.Dataset:
+    """Return for every caption whether its images come back, and what detectors say.
+
+    Example:
+        >>> found = audit(sd, read_pairs("my_training_set"), 4, "out/audit.zarr", sscd, 0.5)
+        >>> found[["text", "shown", "copied", "verdict"]].to_dataframe()
+
+    Args:
+        session: the fine-tuned model and settings.
+        pairs: its training set.
+        seeds: images of each caption: how many, or which.
+        store: `*.zarr`; the same call continues it.
+        copy: the copy descriptor.
+        threshold: similarity from which on an image is a copy.
+        limit: at most so many captions, those whose images are repeated most first.
+
+    Returns:
+        Over `prompt` (distinct captions) and `seed`: `own`, the similarity to the nearest image of
+        the caption, `nearest`, to that of any other, and `which`, the number of that pair;
+        `image`; `score(detector, prompt, seed)`; and of every caption `text`, `pair` (the number of
+        its first), `group` (of its image), `shown` (how often a copy of its image is in the set),
+        `copied`, `other` (shares of images), and `verdict`.
+    """
+    known = torch.cat([copy.descriptors(pair.image()) for pair in pairs])
+    groups = repeats(known, threshold)
+    shown = np.bincount(groups)[groups]
+    texts = np.array([pair.text for pair in pairs])
+    captions, first = np.unique(texts, return_index=True)
+    order = np.lexsort((first, -shown[first]))[:limit]
+    captions, first = captions[order], first[order]
+    recorders = detect.recorders(session.pipe)
+
+    def made(number: int, prompt: Prompt) -> xr.Dataset:
+        trace = session.trace(prompt, chosen_seeds(seeds), record=recorders, images=True)
+        images = trace.image.isel(prompt=0).transpose("seed", *PIXELS)
+        likeness = copy.descriptors(images.values) @ known.T
+        mine = torch.as_tensor(np.isin(groups, groups[texts == captions[number]]))
+        others = likeness.masked_fill(mine, -1)
+        found = xr.Dataset(
+            {
+                "own": (("prompt", "seed"), rearrange(likeness[:, mine].amax(1), "s -> 1 s")),
+                "nearest": (("prompt", "seed"), rearrange(others.amax(1), "s -> 1 s")),
+                "which": (("prompt", "seed"), rearrange(others.argmax(1), "s -> 1 s")),
+                "image": (("prompt", "seed", *PIXELS), images.values[None]),
+            },
+            {"seed": trace.seed.values},
+        )
+        scores = detect.scores(trace).reset_coords(drop=True)
+        return found.assign(score=scores.to_dataarray("detector"))
+
+    data = each_prompt(
+        session,
+        captions.tolist(),
+        seeds,
+        store,
+        made,
+        labels={
+            "pair": first.tolist(),
+            "group": groups[first].tolist(),
+            "shown": shown[first].tolist(),
+        },
+        settings={"descriptor": copy.provenance(), "pairs": len(pairs), "repeats_from": threshold},
+    )
+    return concluded(data, threshold)
+
+
+def concluded(data: xr.Dataset, threshold: float) -> xr.Dataset:
+    """Add what follows from the similarities: shares of copies, and verdicts.
+
+    Example:
+        >>> concluded(xr.open_zarr("out/audit.zarr"), 0.6).verdict
+    """
+    own = data.own >= threshold
+    copied = own.mean("seed")
+    other = (~own & (data.nearest >= threshold)).mean("seed")
+    some = (copied > 0) | (other > 0)
+    verdict = xr.where(copied >= MAJORITY, MEMORIZED, xr.where(some, UNCLEAR, CLEAN))
+    return data.assign_coords(copied=copied, other=other, verdict=verdict.astype(str))

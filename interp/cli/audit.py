@@ -1,0 +1,116 @@
+"""`interp audit`: one's own model against its own training set."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from interp.cli.options import Clip, Descriptor, Device, Dtype, Model, Seeds, Steps, Workers
+from interp.cli.stages import show_stages
+from interp.cli.workers import cluster
+
+LORA = "audited"
+TABLE = ("text", "shown", "copied", "other", "verdict")
+
+
+def audit(
+    data: Annotated[
+        Path,
+        typer.Option(help="The training set: a folder of images and captions, or a table of them."),
+    ],
+    model: Model = "embedded",
+    lora: Annotated[
+        Path | None, typer.Option(help="A LoRA of the model, *.safetensors, to audit.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for tables, figures and the page.")] = Path(
+        "out/audit"
+    ),
+    limit: Annotated[
+        int, typer.Option(help="At most so many captions, the most repeated images first.", min=1)
+    ] = 200,
+    examined: Annotated[
+        int, typer.Option(help="Memorized captions on the page, and as many others.", min=1)
+    ] = 8,
+    seeds: Seeds = 4,
+    steps: Steps = 25,
+    sscd: Descriptor = None,
+    clip: Clip = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    workers: Workers = 1,
+) -> Any:
+    """What a fine-tuned model has memorized of its training set, and what frees it.
+
+    Every caption is generated again and compared with its own image and all others; then the
+    memorized ones are examined as by `interp report`. Run again, it goes on where it was.
+
+    Returns:
+        what is in `audit.csv`.
+    """
+    log = show_stages()
+    import interp as ip
+    from interp import plot, report
+    from interp.report.measures import Measures
+
+    pairs = ip.audit.read_pairs(data)
+    out.mkdir(parents=True, exist_ok=True)
+    log.info("the model %s", model)
+    sd = ip.load(model, dtype, device, steps=steps)
+    measures = Measures.of(model, sscd, clip)
+    descriptor = _descriptor(measures)
+    if lora is not None:
+        _load(sd.pipe, lora)
+    log.info("%d pairs of captions and images", len(pairs))
+    found = ip.audit.audit(sd, pairs, seeds, out / "audit.zarr", descriptor, measures.keeps, limit)
+    table = found[list(TABLE)].reset_coords(list(TABLE)).to_dataframe()[list(TABLE)]
+    table.to_csv(out / "audit.csv", index=False, float_format="%.6g")
+    repeated = found.own.assign_coords(views=found.shown).rename("similarity to the training image")
+    plot.save(plot.views_curve(repeated), out / "figures", "repetition")
+    log.info(
+        "memorized: %d of %d captions; %d unclear",
+        *((found.verdict == "memorized").sum(), len(table), (found.verdict == "unclear").sum()),
+    )
+    cases = ip.audit.subjects(found, pairs, examined)
+    memorized = [case for case in cases if case.kind == "memorized"]
+    if lora is not None and memorized:
+        log.info("the LoRA at several scales")
+        curve = ip.audit.scales(sd, memorized, seeds, descriptor, LORA)
+        ip.save(curve, out / "scales.nc")
+        plot.save(plot.scale_curve(curve["copy"] >= measures.keeps), out / "figures", "scales")
+    if memorized:
+        with cluster(workers) as client:
+            examined_too = report.collect(
+                sd, cases, store=out / "edits.zarr", similarity=descriptor,
+                threshold=measures.keeps, fidelity=measures.clip, seeds=max(2, seeds),
+                command=f"interp audit --model {model} --data {data}", client=client,
+            )  # fmt: skip
+        ip.save(examined_too, out / "report.nc")
+        report.render(examined_too, out, source="report.nc")
+    log.info("done: %s", out)
+    return table
+
+
+def _descriptor(measures: Any) -> Any:
+    """The copy descriptor: a whole training set cannot be compared image by image."""
+    from interp.errors import InterpError
+    from interp.metrics import SSCD
+
+    if not isinstance(measures.copy, SSCD):
+        raise InterpError(
+            "An audit was asked for.",
+            "There is no copy descriptor, by which images are compared with a whole training set.",
+            "Give one: --sscd sscd_disc_mixup.torchscript.pt.",
+        )
+    return measures.copy
+
+
+def _load(pipe: Any, lora: Path) -> None:
+    from interp.errors import InterpError
+
+    if lora.suffix != ".safetensors" or not lora.is_file():
+        raise InterpError(
+            f"The LoRA {str(lora)!r} was to be loaded.",
+            "It is not there." if not lora.is_file() else "It is no *.safetensors file.",
+            "Save it as safetensors: pickled weights are never read.",
+        )
+    pipe.load_lora_weights(lora.parent, weight_name=lora.name, adapter_name=LORA)
