@@ -9,10 +9,11 @@ from interp.cli.options import (
     Clip,
     Controls,
     Descriptor,
-    Device,
+    Devices,
     Dtype,
     Limit,
     Model,
+    Scheduler,
     Seeds,
     Steps,
     Store,
@@ -20,7 +21,7 @@ from interp.cli.options import (
     Workers,
 )
 from interp.cli.stages import show_stages
-from interp.cli.workers import cluster
+from interp.cli.workers import cluster, gpus_of
 
 
 def ablate(
@@ -36,9 +37,10 @@ def ablate(
     steps: Steps = 50,
     sscd: Descriptor = None,
     clip: Clip = None,
-    device: Device = None,
+    device: Devices = None,
     dtype: Dtype = None,
     workers: Workers = 1,
+    scheduler: Scheduler = None,
 ) -> Any:
     """Every intervention and mitigation on memorized prompts, as tables and figures.
 
@@ -52,10 +54,11 @@ def ablate(
     from interp.report.measures import Measures
 
     out.mkdir(parents=True, exist_ok=True)
+    device, gpus = gpus_of(device)
     sd = ip.load(model, dtype, device, steps=steps)
     measures = Measures.of(model, sscd, clip)
     cases = measures.fitted(report.chosen(prompts, controls, limit), sd)
-    with cluster(workers) as client:
+    with cluster(workers, scheduler, gpus) as client:
         grid = report.generate(
             sd,
             cases,

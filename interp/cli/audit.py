@@ -5,9 +5,19 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.cli.options import Clip, Descriptor, Device, Dtype, Model, Seeds, Steps, Workers
+from interp.cli.options import (
+    Clip,
+    Descriptor,
+    Devices,
+    Dtype,
+    Model,
+    Scheduler,
+    Seeds,
+    Steps,
+    Workers,
+)
 from interp.cli.stages import show_stages
-from interp.cli.workers import cluster
+from interp.cli.workers import cluster, gpus_of
 
 LORA = "audited"
 TABLE = ("text", "shown", "copied", "other", "verdict")
@@ -35,9 +45,10 @@ def audit(
     steps: Steps = 25,
     sscd: Descriptor = None,
     clip: Clip = None,
-    device: Device = None,
+    device: Devices = None,
     dtype: Dtype = None,
     workers: Workers = 1,
+    scheduler: Scheduler = None,
 ) -> Any:
     """What a fine-tuned model has memorized of its training set, and what frees it.
 
@@ -55,6 +66,7 @@ def audit(
     pairs = ip.audit.read_pairs(data)
     out.mkdir(parents=True, exist_ok=True)
     log.info("the model %s", model)
+    device, gpus = gpus_of(device)
     sd = ip.load(model, dtype, device, steps=steps)
     measures = Measures.of(model, sscd, clip)
     descriptor = _descriptor(measures)
@@ -78,7 +90,7 @@ def audit(
         ip.save(curve, out / "scales.nc")
         plot.save(plot.scale_curve(curve["copy"] >= measures.keeps), out / "figures", "scales")
     if memorized:
-        with cluster(workers) as client:
+        with cluster(workers, scheduler, gpus) as client:
             examined_too = report.collect(
                 sd, cases, store=out / "edits.zarr", similarity=descriptor,
                 threshold=measures.keeps, fidelity=measures.clip, seeds=max(2, seeds),

@@ -9,16 +9,17 @@ from interp.cli.options import (
     Clip,
     Controls,
     Descriptor,
-    Device,
+    Devices,
     Dtype,
     Model,
+    Scheduler,
     Seeds,
     Steps,
     Suspects,
     Workers,
 )
 from interp.cli.stages import show_stages
-from interp.cli.workers import cluster
+from interp.cli.workers import cluster, gpus_of
 
 QUICK = {"limit": 4, "seeds": 2, "steps": 6}
 
@@ -38,9 +39,10 @@ def benchmark(
     quick: Annotated[bool, typer.Option(help="Minutes, and wide intervals: a test.")] = False,
     sscd: Descriptor = None,
     clip: Clip = None,
-    device: Device = None,
+    device: Devices = None,
     dtype: Dtype = None,
     workers: Workers = 1,
+    scheduler: Scheduler = None,
 ) -> Any:
     """Every detector and mitigation of the field: areas, copies left, fidelity, cost.
 
@@ -57,6 +59,7 @@ def benchmark(
         limit, seeds, steps = QUICK["limit"], QUICK["seeds"], QUICK["steps"]
     log.info("the model %s", model)
     out.mkdir(parents=True, exist_ok=True)
+    device, gpus = gpus_of(device)
     sd = ip.load(model, dtype, device, steps=steps)
     measures = Measures.of(model, sscd, clip)
     population = (
@@ -73,7 +76,7 @@ def benchmark(
     plot.save(plot.detector_rates(rates), out / "figures", "detectors")
     chosen = listed.top(cases)
     log.info("mitigations on %d prompts", len(chosen))
-    with cluster(workers) as client:
+    with cluster(workers, scheduler, gpus) as client:
         grid = field.mitigations(
             sd, chosen, seeds, out / "edits.zarr", measures.copy, fidelity=measures.clip,
             client=client,

@@ -15,6 +15,10 @@ Prompts = Annotated[
 Seeds = Annotated[int, typer.Option(help="How many seeds, from 0 on.", min=1)]
 Steps = Annotated[int, typer.Option(help="Sampling steps.", min=1)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one.")]
+Devices = Annotated[
+    str | None,
+    typer.Option(help="As cpu, cuda, ...; cuda:all is a process for every GPU of this machine."),
+]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
 Suspects = Annotated[
     Path | None,
@@ -37,6 +41,10 @@ Store = Annotated[
 ]
 Workers = Annotated[
     int, typer.Option(help="Processes that share the work, on a local Dask cluster.", min=1)
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="A Dask cluster that shares the work, by its address: tcp://host:8786."),
 ]
 Calibrated = Annotated[
     Path | None,

@@ -12,16 +12,17 @@ from interp.cli.options import (
     Clip,
     Controls,
     Descriptor,
-    Device,
+    Devices,
     Dtype,
     Limit,
     Model,
+    Scheduler,
     Store,
     Suspects,
     Workers,
 )
 from interp.cli.stages import show_stages
-from interp.cli.workers import cluster
+from interp.cli.workers import cluster, gpus_of
 
 DATA = "report.nc"
 #: Pictures are most of the dataset, and the only variables that shrink.
@@ -50,9 +51,10 @@ def report(
     calibration: Calibrated = None,
     sscd: Descriptor = None,
     clip: Clip = None,
-    device: Device = None,
+    device: Devices = None,
     dtype: Dtype = None,
     workers: Workers = 1,
+    scheduler: Scheduler = None,
     dataset: Annotated[
         Path | None, typer.Option("--from", help="Draw this report.nc again, without a model.")
     ] = None,
@@ -74,6 +76,7 @@ def report(
     from interp.report.measures import Measures
 
     out.mkdir(parents=True, exist_ok=True)
+    device, gpus = gpus_of(device)
     sd = ip.load(model, dtype, device, steps=steps)
     calibrated, missing = levels(sd, model, calibration, seeds)
     if missing:
@@ -85,7 +88,7 @@ def report(
         "edited": edited, "steps": steps, "sscd": sscd, "clip": clip, "device": device,
         "dtype": dtype, "calibration": calibration,
     }  # fmt: skip
-    with cluster(workers) as client:
+    with cluster(workers, scheduler, gpus) as client:
         data = made.collect(
             sd,
             cases,

@@ -6,10 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.cli.options import Clip, Controls, Descriptor, Device, Dtype, Model, Suspects, Workers
+from interp.cli.options import (
+    Clip,
+    Controls,
+    Descriptor,
+    Devices,
+    Dtype,
+    Model,
+    Scheduler,
+    Suspects,
+    Workers,
+)
 from interp.cli.stages import show_stages
 from interp.cli.terminal import console
-from interp.cli.workers import cluster
+from interp.cli.workers import cluster, gpus_of
 
 
 def reproduce(
@@ -33,9 +43,10 @@ def reproduce(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; the paper's.", min=3)] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it will cost, and stop.")] = False,
-    device: Device = None,
+    device: Devices = None,
     dtype: Dtype = None,
     workers: Workers = 1,
+    scheduler: Scheduler = None,
 ) -> Any:
     """A paper's tables beside ours: its prompts, seeds, sampler, and agreement.
 
@@ -60,6 +71,7 @@ def reproduce(
         _complete(asked, given)
     sampling = asked.sampling
     log.info("the model %s", model)
+    device, gpus = gpus_of(device)
     sd = ip.load(
         model, dtype, device, scheduler=sampling["scheduler"],
         steps=steps or sampling["steps"], guidance=sampling["guidance"],
@@ -78,7 +90,7 @@ def reproduce(
     if plan:
         return None
     folder = out or Path("out") / paper
-    with cluster(workers) as client:
+    with cluster(workers, scheduler, gpus) as client:
         table = run(
             sd, asked, measures.fitted(cases, sd), folder, chosen, similarity=measures.copy,
             fidelity=measures.clip, client=client,
