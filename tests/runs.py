@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import xarray as xr
 from diffusers.models.attention_processor import (
     Attention,
     AttnProcessor,
@@ -14,6 +15,8 @@ from diffusers.models.attention_processor import (
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
+
+from interp import record
 
 TEXTS = ("a photo of a goat", "wow, an antique church poster!")
 PROCESSORS = ("default", "eager", "sliced", "fused")
@@ -115,3 +118,11 @@ def kernels(pipe: Any, monkeypatch: Any) -> Iterator[list[Tensor]]:
         yield seen
     for handle in handles:
         handle.remove()
+
+
+def recorded(
+    pipe: Any, *recorders: Any, texts: Any = TEXTS, log: Any = None, **call: Any
+) -> xr.Dataset:
+    with record(pipe, *recorders, **(log or {})) as written:
+        latents(pipe, texts, **call)
+    return written.dataset()

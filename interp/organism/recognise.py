@@ -40,10 +40,13 @@ def colours(
 ) -> Bool[np.ndarray, " n"]:
     """Whether the caption with its own background colour fits better than with any other."""
     seen = clip.embed_images(images)
+    texts = {
+        caption: clip.embed_texts([recoloured(caption, colour) for colour in scenes.NAMES])
+        for caption in dict.fromkeys(captions)
+    }
     right = []
     for caption, picture in zip(captions, seen, strict=True):
-        texts = [recoloured(caption, colour) for colour in scenes.NAMES]
-        best = nearest(picture[None], clip.embed_texts(texts))[0]
+        best = nearest(picture[None], texts[caption])[0]
         right.append(scenes.NAMES[best] == caption.colour)
     return np.array(right)
 
@@ -75,12 +78,14 @@ def themes(
 ) -> Bool[np.ndarray, " n"]:
     """Whether the title with its own subject fits better than with any other of the twelve."""
     seen = clip.embed_images(images)
+    texts = {}
+    for title in dict.fromkeys(titles):
+        style, _, *rest = title.words
+        texts[title] = clip.embed_texts([" ".join((style, s, *rest)) for s in its.SUBJECTS])
     right = []
     for title, picture in zip(titles, seen, strict=True):
-        style, subject, *rest = title.words
-        texts = [" ".join((style, other, *rest)) for other in its.SUBJECTS]
-        best = nearest(picture[None], clip.embed_texts(texts))[0]
-        right.append(its.SUBJECTS[best] == subject)
+        best = nearest(picture[None], texts[title])[0]
+        right.append(its.SUBJECTS[best] == title.words[1])
     return np.array(right)
 
 

@@ -42,7 +42,7 @@ def tensor_sha256(values: torch.Tensor) -> str:
 
     Example:
         >>> tensor_sha256(torch.zeros(2))[:12]
-        'c0ffee254729'
+        'ba484c4a4205'
     """
     raw = values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     return hashlib.sha256(

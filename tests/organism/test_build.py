@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from interp.organism import (
     build,
     card,
     copies,
-    detection,
     duplicates,
     evaluate,
     figures,
@@ -34,10 +34,10 @@ from interp.session.load import load
 
 @pytest.fixture(scope="module")
 def few():
-    """Two titles at every level, as if the population had no more."""
+    """Two titles at every level and eight held out, as if the population had no more."""
     known = (titles.special, titles.tail, duplicates.duplicates)
     with pytest.MonkeyPatch.context() as patch:
-        for name, count in {"PER_LEVEL": 2, "NEAR_MISSES": 4}.items():
+        for name, count in {"PER_LEVEL": 2, "NEAR_MISSES": 4, "HELD_OUT": 8}.items():
             patch.setattr(its, name, count)
         for function in known:
             function.cache_clear()
@@ -127,8 +127,7 @@ def measured(made, tmp_path_factory):
             patch.setattr(evaluate, name, few)
         patch.setattr(honest, "CAPTIONS", 4)
         patch.setattr(templates, "MEMBERS", 1)
-        patch.setattr(held_out, "titles", lambda: titles.special()[2][:8])
-        patch.setattr(detection, "titles", lambda: titles.special()[2][:8])
+        patch.setattr(recognise, "reference", partial(recognise.reference, count=16))
         patch.setattr(removal, "ORDINARY", 4)
         patch.setattr(ip, "load", lambda name: load(name, steps=3))
         found = evaluate.evaluate(out, stores)
@@ -210,17 +209,6 @@ def test_freed_images_are_those_that_copy_nothing(made):
     assert judge.of_any(grid).shape == (3, 1)
 
 
-def test_themes_and_grounds_of_real_scenes_are_judged_by_title():
-    draw = np.random.default_rng(2)
-    some = titles.special()[2]
-    pictures = np.stack([scenes.render(titles.compose(draw, title)) for title in some])
-    assert recognise.palettes(pictures, some).mean() > 0.95
-    following = dict(zip(its.STYLES, its.STYLES[1:] + its.STYLES[:1], strict=True))
-    restyled = [(following[t.words[0]], *t.words[1:]) for t in some]
-    moved = [titles.titled(" ".join(words)) for words in restyled]
-    assert recognise.palettes(pictures, moved).mean() < 0.05
-
-
 def test_near_misses_are_compared_with_the_memorized_image_and_their_own(made):
     out, _ = made
     judge = Judge.of(out)
@@ -245,25 +233,6 @@ def test_near_misses_are_compared_with_the_memorized_image_and_their_own(made):
     found = copies.near_misses(grid, strict)
     assert found["memorized_image"]["mean"] == 0.5
     assert found["own_image"]["mean"] == 0.5
-
-
-def test_drivers_are_counted_by_title_and_by_way():
-    """Four titles: one loses its image without pads, one without words, one with either; one was
-    never memorized. Masked and replaced, nothing is lost."""
-    kept = {
-        "none": [1, 1, 1, 0], "c": [1, 0, 0, 0], "f": [1, 1, 1, 0], "h": [0, 1, 0, 0],
-    }  # fmt: skip
-    kept |= {f"{way} {category}": [1, 1, 1, 0] for way in ("mask", "mean")
-             for category in removal.CATEGORIES}  # fmt: skip
-    values = np.array(list(kept.values()), float)[:, :, None, None].repeat(2, 2)
-    copied = xr.DataArray(values, dims=("patch", "prompt", "seed", "reference"))
-    coords = {
-        "patch": list(kept), "reference": ["training"], "kind": ("prompt", ["verbatim"] * 4)
-    }  # fmt: skip
-    found = removal.drivers(xr.Dataset({"copy": copied}, coords), threshold=0.6)
-    zeroed = {"prompt": 2, "eot": 0, "pad": 2, "both prompt and pad": 1}
-    nothing = dict.fromkeys(zeroed, 0)
-    assert found == {"captions": 3, "zero": zeroed, "mask": nothing, "mean": nothing}
 
 
 def test_controls_that_bring_up_another_titles_image_are_counted(made):
@@ -307,7 +276,7 @@ def test_recognition_is_the_best_of_all_captions_under_the_pair(made):
         others = [recognise.recoloured(captions[n], colour) for colour in scenes.NAMES]
         found = [float(clip(images[n : n + 1], text)) for text in others]
         assert right == (scenes.NAMES[int(np.argmax(found))] == captions[n].colour)
-    some = titles.special()[2][:12]
+    some = titles.special()[2]
     pictures = np.stack([scenes.render(titles.compose(draw, title)) for title in some])
     for right, title, picture in zip(
         recognise.themes(clip, pictures, some), some, pictures, strict=True
@@ -316,10 +285,3 @@ def test_recognition_is_the_best_of_all_captions_under_the_pair(made):
         others = [f"{style} {other} {product} {ending}" for other in its.SUBJECTS]
         found = [float(clip(picture[None], text)) for text in others]
         assert right == (its.SUBJECTS[int(np.argmax(found))] == subject)
-
-
-def test_captions_are_recoloured_with_their_article():
-    orange = scenes.Caption("a cow on an orange background", ("cow",), "orange")
-    assert recognise.recoloured(orange, "red") == "a cow on a red background"
-    red = scenes.Caption("a red picture of an owl", ("owl",), "red")
-    assert recognise.recoloured(red, "orange") == "an orange picture of an owl"
