@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from interp import attribute, audit, benchmark, detect, metrics, mitigations, paper, patch, plot
     from interp.denoiser.layers import Site, select, sites
     from interp.errors import InterpError
+    from interp.explore import explore
     from interp.patch import (
         Applied,
         Patch,
@@ -49,6 +50,7 @@ _HOMES = {
     "interp": "attribute audit benchmark detect metrics mitigations paper patch plot",
     "interp.denoiser.layers": "Site select sites",
     "interp.errors": "InterpError",
+    "interp.explore": "explore",
     "interp.patch": "Applied Patch Where apply copy guide installed mask mean noise remove repad "
     "scale silence swap zero",
     "interp.record": "Log Recorder entropy maps mass record token_mass",
@@ -68,10 +70,10 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = [
     "CATEGORIES", "Applied", "InterpError", "Log", "Patch", "Prompt", "Recorder", "Rewrite",
     "Session", "Site", "Start", "Where", "apply", "as_dataset", "as_prompts", "attribute", "audit",
-    "benchmark", "categories", "copy", "detect", "encode", "entropy", "guide", "installed", "join",
-    "load", "maps", "mask", "mass", "mean", "metrics", "mitigations", "noise", "open", "paper",
-    "patch", "plot", "provenance", "read_prompts", "record", "remove", "repad", "save", "scale",
-    "select", "silence", "sites", "swap", "sweep", "token_mass", "zero",
+    "benchmark", "categories", "copy", "detect", "encode", "entropy", "explore", "guide",
+    "installed", "join", "load", "maps", "mask", "mass", "mean", "metrics", "mitigations", "noise",
+    "open", "paper", "patch", "plot", "provenance", "read_prompts", "record", "remove", "repad",
+    "save", "scale", "select", "silence", "sites", "swap", "sweep", "token_mass", "zero",
 ]  # fmt: skip
 
 

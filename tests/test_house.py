@@ -72,7 +72,7 @@ def test_importing_the_package_loads_no_library():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("name", ["record", "sweep"])
+@pytest.mark.parametrize("name", ["explore", "record", "sweep"])
 def test_a_folder_does_not_hide_the_function_of_its_name(name):
     folder = import_module(f"interp.{name}")
     # What importing a folder does, whenever it is imported for the first time.

@@ -6,9 +6,9 @@ import typer
 from rich.table import Table
 
 import interp as ip
-from interp.cli.levels import levels
 from interp.cli.options import Calibrated, Device, Dtype, Model, Seeds, Steps
 from interp.cli.terminal import console, shown
+from interp.report.levels import levels
 
 
 def inspect(

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.cli.levels import levels
 from interp.cli.options import (
     Calibrated,
     Clip,
@@ -23,6 +22,7 @@ from interp.cli.options import (
 )
 from interp.cli.stages import show_stages
 from interp.cli.workers import cluster, gpus_of
+from interp.report.levels import levels
 
 DATA = "report.nc"
 #: Pictures are most of the dataset, and the only variables that shrink.

@@ -39,10 +39,10 @@ class Measures:
             >>> Measures.of("embedded").copy(images, training_image)
 
         Args:
-            model: as for `interp.load`.
+            model: as for `interp.load`; "" where a pipeline has no name.
             sscd, clip: the user's own, which are preferred.
         """
-        folder = find(model)
+        folder = find(model) if model else None
         beside = None if folder is None else folder.parent
         fidelity = None
         if clip is not None:

@@ -30,6 +30,9 @@ from interp.report.sections import RULE, sections
 log = logging.getLogger(__name__)
 
 PARTS = Path(__file__).parent / "page"
+PALETTE = PARTS / "palette.css"
+"""Colours and fonts, which the explorer shares."""
+STYLE = (PALETTE, PARTS / "report.css")
 PAGE = "report.html"
 NEEDED = ("verdict", "kept", "phi", "change", "image", "edit_image", "mass", "overlay", "score")
 
@@ -103,7 +106,7 @@ def html(data: xr.Dataset, figures: dict[str, Markup], source: str = "") -> str:
         words=words,
         rule=RULE,
         source=source,
-        style=Markup((PARTS / "report.css").read_text(encoding="utf-8")),
+        style=Markup("".join(path.read_text(encoding="utf-8") for path in STYLE)),
         script=Markup(script),
         policy=_policy(script),
     )

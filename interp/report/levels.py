@@ -1,13 +1,10 @@
-"""The calibration that a command answers with: the one given, or the one in the model's folder."""
-
-from __future__ import annotations
+"""The calibration to answer with: the one given, or the one in the model's folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from interp.detect import Calibration
-    from interp.session import Session
+from interp.detect.calibration import FILE, Calibration
+from interp.session import Session
+from interp.session.load import find
 
 
 def levels(
@@ -15,12 +12,12 @@ def levels(
 ) -> tuple[Calibration | None, str]:
     """The calibration, or None and why there is none.
 
+    Example:
+        >>> calibrated, missing = levels(sd, "embedded", None, seeds=4)
+
     Raises:
         InterpError: one was given, and does not fit.
     """
-    from interp.detect.calibration import FILE, Calibration
-    from interp.session.load import find
-
     if given is not None:
         found = Calibration.open(given)
         found.check(sd, seeds)
