@@ -1,8 +1,8 @@
 """Hooks that are taken off again, and which pipelines can be hooked at all.
 
 Hooks go on modules and no processor is replaced: IP-Adapter, fused projections, slicing and
-xFormers all overwrite processors, and a hook survives them. Not for models other than
-`UNet2DConditionModel`: transformers (SD 3, Flux) have no such cross-attention.
+xFormers all overwrite processors, and a hook survives them. What is known of transformers, which
+have no such cross-attention, is in `interp/transformer`.
 """
 
 from __future__ import annotations
