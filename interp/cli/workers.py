@@ -44,8 +44,8 @@ def gpus_of(device: str | None) -> tuple[str | None, int]:
     """The device for this process, and how many GPUs get one of their own: none, or all.
 
     Example:
-        >>> gpus_of("cuda:all")         # on a machine with eight
-        ('cuda', 8)
+        >>> gpus_of("cpu")
+        ('cpu', 0)
 
     Raises:
         InterpError: all GPUs were asked for and there is none.

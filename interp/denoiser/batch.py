@@ -22,6 +22,7 @@ from interp.denoiser import layout
 from interp.denoiser.caller import caller
 from interp.denoiser.encodings import Encodings, Place, Text
 from interp.denoiser.hooks import Hooks
+from interp.denoiser.pipelines import denoiser as denoising
 from interp.errors import InterpError
 from interp.text.categories import CATEGORIES
 from interp.text.prompt import Prompt
@@ -42,6 +43,14 @@ class BatchRows:
     uncond: int
     images: int
     frames: int = 1
+
+    def beside(self, row: int) -> Prompt | None:
+        """The conditional prompt that a row is guided by; its own for a conditional row.
+
+        None where unconditional rows are a batch by themselves.
+        """
+        place = row + self.uncond if row < self.uncond else row
+        return self.prompts[place] if place < len(self.prompts) else None
 
     @cached_property
     def category(self) -> Integer[Tensor, "row position"]:
@@ -84,6 +93,9 @@ class RowReader:
     described prompts a whole number of times, or a conditional row is not recognised.
     """
 
+    apart = False
+    """Whether unconditional rows come in a batch of their own."""
+
     def __init__(
         self,
         pipe: Any,
@@ -101,8 +113,14 @@ class RowReader:
         self._says: bool | None = None
         self._met: WeakSet[Any] = WeakSet()
         hears = tokens is None or getattr(pipe, "text_encoder", None) is not None
-        self._heard = Encodings(pipe, hooks) if hears else None
-        hooks.before(pipe.unet if denoiser is None else denoiser, self._read)
+        self._heard = self._hear(hooks) if hears else None
+        self._watch(denoising(pipe) if denoiser is None else denoiser, hooks)
+
+    def _hear(self, hooks: Hooks) -> Encodings:
+        return Encodings(self.pipe, hooks)
+
+    def _watch(self, denoiser: nn.Module, hooks: Hooks) -> None:
+        hooks.before(denoiser, self._read)
 
     @property
     def batch(self) -> BatchRows:
@@ -138,8 +156,10 @@ class RowReader:
             return
         identify = self._recognised if self.tokens is None else self._described
         rows = identify(text, says)
-        sample = args[0] if args else kwargs["sample"]
-        self.rows = rows if sample.ndim == 4 else replace(rows, frames=sample.shape[2])
+        sample = args[0] if args else kwargs.get("sample")
+        if sample is not None and sample.ndim == 5:
+            rows = replace(rows, frames=sample.shape[2])
+        self.rows = rows
         self._text, self._says = text, says
         if self._heard is not None:
             self._heard.used = True

@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from interp.denoiser.hooks import Hooks
+from interp.denoiser.passes import Passes
+from interp.denoiser.pipelines import denoiser as denoising
 
 
 class StepClock:
@@ -32,7 +34,9 @@ class StepClock:
         self._fixed: int | None = None
         self._again = True
         self._seen: tuple[Any, float] = (None, float("nan"))
-        hooks.before(pipe.unet if denoiser is None else denoiser, self._tick, of=pipe)
+        self._passes = Passes(pipe)
+        module = denoising(pipe) if denoiser is None else denoiser
+        hooks.before(module, self._tick, of=pipe, first=self._passes.known)
 
     def restart(self) -> None:
         """The next UNet call is step 0 of a new run."""
@@ -44,6 +48,8 @@ class StepClock:
 
     def _tick(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         given = args[1] if len(args) > 1 else kwargs["timestep"]
+        if self._passes.number(given):
+            return
         # Rows may be of different timesteps where the UNet is called directly; the first decides.
         timestep = float(given.flatten()[0] if isinstance(given, Tensor) else given)
         schedule = getattr(self.pipe.scheduler, "timesteps", None)

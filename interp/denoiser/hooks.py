@@ -1,8 +1,8 @@
 """Hooks that are taken off again, and which pipelines can be hooked at all.
 
 Hooks go on modules and no processor is replaced: IP-Adapter, fused projections, slicing and
-xFormers all overwrite processors, and a hook survives them. Not for models other than
-`UNet2DConditionModel`: transformers (SD 3, Flux) have no such cross-attention.
+xFormers all overwrite processors, and a hook survives them. What is known of transformers, which
+have no such cross-attention, is in `interp/transformer`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from torch import nn
 
 from interp.denoiser.caller import stranger
 from interp.denoiser.layers import Site, sites
+from interp.denoiser.pipelines import denoiser as denoising
 from interp.denoiser.pipelines import stock
 from interp.errors import InterpError
+from interp.transformer.family import family
 
 ADDED = (
     AttnAddedKVProcessor,
@@ -66,7 +68,7 @@ def patches_on(pipe: Any) -> list[str]:
         >>> patches_on(pipe)
         ['[{"categories": ["pad"], "fraction": 0.7, "operation": "zero", "where": {}}]']
     """
-    found = patched(pipe.unet)
+    found = patched(denoising(pipe))
     return [] if found is None else found.patches(pipe)
 
 
@@ -99,17 +101,29 @@ class Hooks(ExitStack):
         ...     hooks.after(pipe.unet.mid_block, look)
     """
 
-    def before(self, module: nn.Module, hook: Callable[..., Any], of: Any = None) -> None:
+    def before(
+        self, module: nn.Module, hook: Callable[..., Any], of: Any = None, first: bool = False
+    ) -> None:
         """Call `hook(module, args, kwargs)` before the module runs.
 
-        With `of`, only where that pipeline runs it, or none does.
+        With `of`, only where that pipeline runs it, or none does; `first` before all other hooks.
         """
-        handle = module.register_forward_pre_hook(_Hook(hook, of), with_kwargs=True)
+        handle = module.register_forward_pre_hook(
+            _Hook(hook, of), with_kwargs=True, prepend=first
+        )
         self.callback(handle.remove)
 
-    def after(self, module: nn.Module, hook: Callable[..., Any], always: bool = False) -> None:
+    def after(
+        self,
+        module: nn.Module,
+        hook: Callable[..., Any],
+        always: bool = False,
+        first: bool = False,
+    ) -> None:
         """Call `hook(module, args, kwargs, output)` after the module ran, or `always` failed."""
-        handle = module.register_forward_hook(_Hook(hook), with_kwargs=True, always_call=always)
+        handle = module.register_forward_hook(
+            _Hook(hook), with_kwargs=True, always_call=always, prepend=first
+        )
         self.callback(handle.remove)
 
 
@@ -135,13 +149,29 @@ def hookable(pipe: Any, denoiser: nn.Module | None = None) -> tuple[Site, ...]:
             more than the text or project it themselves, and normalised queries or keys.
     """
     pipe = stock(pipe)
-    unet = pipe.unet if denoiser is None else denoiser
+    unet = denoising(pipe) if denoiser is None else denoiser
     if any(map(_compiled, unet.modules())):
         raise InterpError(
             f"Cannot hook the UNet of a {type(pipe).__name__}.",
             "It is compiled, and torch silently ignores hooks that are added after compiling.",
             "Use the pipeline before torch.compile (unet._orig_mod is the original module).",
         )
+    known = family(unet)
+    if known is not None:
+        layers = tuple(
+            Site(block.name, block.kind, index, block.heads, block.attention)
+            for index, block in enumerate(known.blocks(unet))
+        )
+        for site in layers:
+            kind = type(unet.get_submodule(site.path).processor).__name__
+            if kind not in known.processors:
+                raise InterpError(
+                    f"Cannot hook layer {site.name}.",
+                    f"It attends by a {kind}; those that are known are "
+                    f"{', '.join(known.processors)}.",
+                    "Use diffusers' own processors, without IP-Adapter.",
+                )
+        return layers
     layers = sites(unet)
     for site in layers:
         refused = _refused(unet.get_submodule(site.path))

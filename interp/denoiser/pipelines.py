@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from interp.errors import InterpError
+from interp.transformer.family import family
 
 ROWS = "Its batches are not [unconditional..., conditional...]: {}."
 EDITS = ROWS.format("they have a row for every edit, and it looks at their attention maps")
@@ -29,6 +30,16 @@ REFUSED = {
 UNETS = ("UNet2DConditionModel", "UNetMotionModel", "UNetControlNetXSModel")
 
 
+def denoiser(pipe: Any) -> Any:
+    """Return the module that denoises: the UNet, or the transformer.
+
+    Example:
+        >>> denoiser(pipe) is pipe.unet
+        True
+    """
+    return pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
+
+
 def stock(given: Any) -> Any:
     """Return the pipeline, also of a `Session`, if it can be patched and recorded.
 
@@ -40,7 +51,10 @@ def stock(given: Any) -> Any:
         InterpError: naming why not.
     """
     # A session is told by its attribute: this floor does not know that of sessions.
-    pipe = given if hasattr(given, "unet") else getattr(given, "pipe", given)
+    known = hasattr(given, "unet") or hasattr(given, "transformer")
+    pipe = given if known else getattr(given, "pipe", given)
+    if family(pipe) is not None:
+        return pipe
     kind = type(pipe).__name__
     unet = getattr(pipe, "unet", None)
     if hasattr(pipe, "blocks"):
@@ -55,7 +69,7 @@ def stock(given: Any) -> Any:
         raise InterpError(
             f"A {kind} was to be patched or recorded.",
             "It has no UNet." if inside == "NoneType" else f"It denoises with a {inside}.",
-            "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
+            "Use a Stable Diffusion, FLUX.1 or PixArt-alpha pipeline.",
         )
     names = [base.__name__ for base in type(pipe).__mro__]
     reason = next((REFUSED[name] for name in names if name in REFUSED), None)

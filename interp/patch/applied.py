@@ -14,16 +14,19 @@ from typing import Any
 
 from torch import nn
 
-from interp.denoiser.batch import BatchRows, RowReader
+from interp.denoiser.batch import BatchRows
 from interp.denoiser.clock import StepClock
 from interp.denoiser.exchanged import must_be_the_same
 from interp.denoiser.hooks import Hooks, hookable, patched
+from interp.denoiser.pipelines import denoiser as denoising
 from interp.denoiser.pipelines import stock
+from interp.denoiser.transformer_rows import reader_of
 from interp.errors import InterpError
 from interp.patch.at import At
 from interp.patch.base import Operation, must_touch
 from interp.patch.denoisers import denoisers
-from interp.patch.patched import PatchedDenoiser
+from interp.patch.sensible import must_make_sense
+from interp.patch.transformer import engine
 from interp.text.encoding import ASIDE
 from interp.text.prompt import Prompt
 
@@ -58,6 +61,7 @@ class Applied:
         self.pipe = pipe = stock(pipe)
         self.strict = strict
         self.operations = tuple(dict.fromkeys(chain.from_iterable(operations)))
+        must_make_sense(self.operations, pipe)
         self.touched: set[Operation] = set()
         self.on = True
         self._hooks = Hooks()
@@ -68,21 +72,21 @@ class Applied:
         heads = {o: o.where.heads_at(layers[0]) for o in self.operations}
         self._at: list[At] = []
         for denoiser, there in zip(self._denoisers, layers, strict=True):
-            if denoiser is not pipe.unet:
+            if denoiser is not denoising(pipe):
                 self._hooks.before(denoiser, self._guess, of=pipe)
                 operations = [tuple(filter(_anywhere, mine)) for mine in operations]
                 heads = {o: o.where.heads_at(there) for o in filter(_anywhere, self.operations)}
-            reader = RowReader(pipe, self._hooks, tokens, negative, guided, denoiser)
+            reader = reader_of(pipe)(pipe, self._hooks, tokens, negative, guided, denoiser)
             clock = StepClock(pipe, self._hooks, denoiser)
             self._at.append(At(operations, heads, reader, clock, self.touched))
         self.reader, self.clock = self._at[0].reader, self._at[0].clock
         self._guided = guided
-        self._hooks.before(pipe.unet, self._foresee, of=pipe)
-        for name in ("text_encoder", "text_encoder_2"):
+        self._hooks.before(denoising(pipe), self._foresee, of=pipe)
+        for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
             if getattr(pipe, name, None) is not None:
                 self._hooks.before(getattr(pipe, name), self._before_encoding, of=pipe)
         for denoiser, sites, at in zip(self._denoisers, layers, self._at, strict=True):
-            PatchedDenoiser.of(denoiser, sites).add(self, at, self._hooks)
+            engine(denoiser).of(denoiser, sites).add(self, at, self._hooks)
 
     def __enter__(self) -> Applied:
         return self
@@ -152,8 +156,10 @@ class Applied:
                 for found, prompt in row
                 if found == operation
             ]
-            left = [(c, p) for c, p in places if p is not None and not operation.positions(p).any()]
-            if operation.idle or (places and not left):
+            left = [(c, p) for c, p in places if p is not None and not operation.reaches(p)]
+            # Rows of its kind may come in another batch of this step.
+            later = not places and self.reader.apart
+            if operation.idle or later or (places and not left):
                 continue
             if self.strict and len(left) == len(places):
                 named = ", ".join(dict.fromkeys(repr(p) for _, p in left)) or "this batch"
@@ -184,7 +190,7 @@ def installed(pipe: Any) -> list[Applied]:
         [Applied(zero('pad', fraction=0.7))]
     """
     pipe = stock(pipe)
-    found = patched(pipe.unet)
+    found = patched(denoising(pipe))
     return [] if found is None else found.on(pipe)
 
 

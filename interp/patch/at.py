@@ -60,7 +60,7 @@ class At:
             unconditional = row < rows.uncond
             # An unconditional row goes with the conditional row that it is paired with.
             image = row if unconditional else row - rows.uncond
-            beside = rows.prompts[row + rows.uncond] if unconditional else prompt
+            beside = rows.beside(row)
             found.append(
                 [
                     (operation, operation.whose(prompt, beside))

@@ -14,7 +14,7 @@ from torch import Tensor
 from interp.denoiser.layers import Site
 from interp.errors import InterpError
 from interp.patch.where import Where
-from interp.text.categories import codes
+from interp.text.categories import POOLED, selected
 from interp.text.prompt import Prompt
 
 Embeds = Float[Tensor, "position channel"]
@@ -37,7 +37,7 @@ class Operation:
     where: Where
 
     def __post_init__(self) -> None:
-        codes(self.categories)  # raises for a category that does not exist
+        selected(self.categories)  # raises for a category that does not exist
 
     @property
     def idle(self) -> bool:
@@ -50,8 +50,21 @@ class Operation:
 
     def positions(self, prompt: Prompt) -> Bool[Tensor, " position"]:
         """Which positions of the prompt it touches."""
-        wanted = torch.tensor(codes(self.categories), device=prompt.category.device)
-        return torch.isin(prompt.category, wanted)
+        return prompt.among(self.categories)
+
+    def reaches(self, prompt: Prompt) -> bool:
+        """Whether the prompt has something that it touches."""
+        pooled = POOLED in self.categories and prompt.pooled is not None
+        return pooled or bool(self.positions(prompt).any())
+
+    @property
+    def donors(self) -> tuple[Prompt, ...]:
+        """The other prompts whose embeddings it puts in."""
+        return ()
+
+    def given(self, donors: Sequence[Prompt]) -> Operation:
+        """The same operation with other donors, as many as its own."""
+        return self
 
     def at(
         self, site: Site, heads: Sequence[int], prompt: Prompt, width: int

@@ -15,6 +15,7 @@ from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUn
 from torch import nn
 
 from interp.errors import InterpError
+from interp.transformer.family import family
 
 CONTROLNETS = (ControlNetModel, ControlNetUnionModel)
 SEVERAL = (MultiControlNetModel, MultiControlNetUnionModel)
@@ -31,6 +32,8 @@ def denoisers(pipe: Any) -> list[nn.Module]:
         InterpError: if something else in the pipeline attends to the text, or the UNet reads it
             other than by attention.
     """
+    if family(pipe) is not None:
+        return [pipe.transformer]
     embedded = getattr(getattr(pipe.unet, "config", None), "addition_embed_type", None)
     if embedded in ("text", "text_image"):
         raise InterpError(

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal, get_args
 
 import torch
-from einops import reduce
+from einops import rearrange, reduce
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from interp.errors import InterpError
 from interp.patch.base import Embeds, Operation, Reencode, named
 from interp.patch.where import Where
-from interp.text.categories import CATEGORIES, EOT, SOT, codes
+from interp.text.categories import selected
 from interp.text.prompt import Prompt
 
 Align = Literal["position", "offset", "nearest", "mean"]
@@ -48,8 +48,8 @@ class Zero(Operation):
 
     def positions(self, prompt: Prompt) -> Bool[Tensor, " position"]:
         chosen = torch.zeros_like(prompt.category, dtype=torch.bool)
-        for code, window in product(codes(self.categories), prompt.windows):
-            places = window.start + (prompt.category[window] == code).nonzero().flatten()
+        for name, window in product(prompt.apart(self.categories), prompt.windows):
+            places = window.start + prompt.among(name)[window].nonzero().flatten()
             chosen[places[: int(len(places) * self.fraction)]] = True
         return chosen
 
@@ -66,24 +66,32 @@ class Copy(Operation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        codes(self.source)
+        selected(self.source)
         _known("reduce", self.reduce, (None, "mean"))
 
     def positions(self, prompt: Prompt) -> Bool[Tensor, " position"]:
-        return super().positions(prompt) & bool(prompt.counts[self.source])
+        chosen = torch.zeros_like(prompt.category, dtype=torch.bool)
+        for origin in prompt.apart(self.source):
+            if prompt.among(origin).any():
+                chosen |= prompt.beside(origin)
+        return super().positions(prompt) & chosen
 
     def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:
-        source = embeds[prompt.at(self.source).to(embeds.device)]
-        if self.reduce is None and len(source) > 1:
-            raise InterpError(
-                f"{self!r} was asked for on {prompt!r}.",
-                f"It has {len(source)} embeddings of category {self.source!r}, not one.",
-                "Say reduce='mean'.",
-            )
-        if not len(source):
-            return embeds
-        new = reduce(source, "position channel -> 1 channel", "mean") if len(source) > 1 else source
-        return self._put(embeds, prompt, new)
+        new = embeds
+        for origin in prompt.apart(self.source):
+            source = embeds[prompt.at(origin).to(embeds.device)]
+            if self.reduce is None and len(source) > 1:
+                raise InterpError(
+                    f"{self!r} was asked for on {prompt!r}.",
+                    f"It has {len(source)} embeddings of category {origin!r}, not one.",
+                    "Say reduce='mean'.",
+                )
+            if len(source):
+                mean = reduce(source, "position channel -> 1 channel", "mean")
+                filled = self._put(new, prompt, mean if len(source) > 1 else source)
+                here = rearrange(prompt.beside(origin), "position -> position 1")
+                new = torch.where(here.to(embeds.device), filled, new)
+        return new
 
     def __repr__(self) -> str:
         reduced = [] if self.reduce is None else [f"reduce={self.reduce!r}"]
@@ -101,24 +109,31 @@ class Swap(Operation):
         super().__post_init__()
         _known("align", self.align, get_args(Align))
 
+    @property
+    def donors(self) -> tuple[Prompt, ...]:
+        return (self.donor,)
+
+    def given(self, donors: Sequence[Prompt]) -> Operation:
+        return replace(self, donor=donors[0])
+
     def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:
         fits(self, embeds, self.donor)
         new = embeds
-        for code in codes(self.categories):
-            target, source = prompt.at(CATEGORIES[code]), self.donor.at(CATEGORIES[code])
+        for name in prompt.apart(self.categories):
+            target, source = prompt.at(name), self.donor.at(name)
             if not len(target):
                 continue
             if self.align == "mean":
-                filling = _mean(self.donor, CATEGORIES[code], self)
+                filling = _mean(self.donor, name, self)
             else:
-                filling = self.donor.embeds[self._aligned(code, target, source, prompt)]
+                filling = self.donor.embeds[self._aligned(name, target, source, prompt)]
             # index_put out of place: the given embeddings are shared by all layers.
             new = new.index_put((target.to(embeds.device),), filling.to(embeds))
         return new
 
     def _aligned(
         self,
-        code: int,
+        name: str,
         target: Integer[Tensor, " chosen"],
         source: Integer[Tensor, " there"],
         prompt: Prompt,
@@ -126,7 +141,7 @@ class Swap(Operation):
         """The donor's position for each target position."""
         have, want = len(source), len(target)
         device = self.donor.embeds.device
-        if have and code in (SOT, EOT):
+        if have and name.rpartition(".")[2] in ("sot", "eot"):
             return source.to(device)
         if have and self.align == "nearest":
             return target.to(source.device).clamp(int(source[0]), int(source[-1])).to(device)
@@ -139,10 +154,9 @@ class Swap(Operation):
             and target[-1] <= source[-1]
         ):
             return target.to(device)
-        kind = CATEGORIES[code]
         held = f"at {int(source[0])} to {int(source[-1])}" if have else "nowhere"
         raise InterpError(
-            f"Cannot put the {kind} embeddings of {self.donor!r} in place of those of {prompt!r}, "
+            f"Cannot put the {name} embeddings of {self.donor!r} in place of those of {prompt!r}, "
             f"aligned by {self.align}.",
             f"The prompt has {want} of them at {int(target[0])} to {int(target[-1])}, the donor "
             f"{have}, {held}.",
@@ -158,13 +172,22 @@ class Mean(Operation):
 
     over: tuple[Prompt, ...] = ()
 
+    @property
+    def donors(self) -> tuple[Prompt, ...]:
+        return self.over
+
+    def given(self, donors: Sequence[Prompt]) -> Operation:
+        return replace(self, over=tuple(donors))
+
     def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:
         new = embeds
-        for code in codes(self.categories):
-            target = prompt.at(CATEGORIES[code])
+        for name in prompt.apart(self.categories):
+            target = prompt.at(name)
+            if not len(target):
+                continue
             for donor in self.over:
                 fits(self, embeds, donor)
-            means = [_mean(donor, CATEGORIES[code], self) for donor in self.over]
+            means = [_mean(donor, name, self) for donor in self.over]
             filling = reduce(means, "prompt 1 channel -> 1 channel", "mean")
             new = new.index_put((target.to(embeds.device),), filling.to(embeds))
         return new

@@ -78,10 +78,14 @@ class PatchedDenoiser:
         self._projecting = threading.Lock()
         self._call = Call()
         PATCHED[denoiser] = ref(self)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Hook the layers."""
         for site, layer in self._layers.items():
             self._hooks.before(layer, partial(self._before, site))
             self._hooks.after(layer, partial(self._check, site))
-        self._hooks.after(denoiser, self._end, always=True)
+        self._hooks.after(self.denoiser, self._end, always=True)
 
     @classmethod
     def of(cls, denoiser: nn.Module, layers: Sequence[Site]) -> PatchedDenoiser:

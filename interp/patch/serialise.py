@@ -25,6 +25,8 @@ from interp.patch.where import FOREVER, HeadsByLayer, Where
 from interp.text.categories import PAD
 from interp.text.encoding import embed
 from interp.text.prompt import Prompt
+from interp.text.segments import apart
+from interp.text.segments import embed as embed_segments
 
 
 def dump(operations: Sequence[Operation], embeds: bool = False) -> str:
@@ -103,6 +105,8 @@ def _donor(prompt: Prompt, embeds: bool) -> dict[str, Any]:
         "shape": list(prompt.embeds.shape),
         "sha256": prompt.digest,
     }
+    if prompt.segments:
+        described["segments"] = [list(segment) for segment in prompt.segments]
     if embeds:
         raw = prompt.embeds.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
         described["embeds"] = base64.b64encode(raw).decode()
@@ -143,8 +147,11 @@ def _found(described: dict[str, Any], pipe: Any, donors: Sequence[Prompt]) -> Pr
     second = described["ids_2"]
     ids = [torch.tensor(row) for row in (described["ids"], second) if row is not None]
     category = torch.tensor(described["category"])
+    segments = tuple((name, length) for name, length in described.get("segments", ()))
     if "embeds" in described:
         embeds, pooled = _decoded(described), None
+    elif pipe is not None and segments:
+        embeds, pooled = embed_segments(pipe, apart(pipe, ids, segments))
     elif pipe is not None:
         embeds, pooled = embed(pipe, ids, (category < PAD).long())
     else:
@@ -162,6 +169,7 @@ def _found(described: dict[str, Any], pipe: Any, donors: Sequence[Prompt]) -> Pr
         pooled,
         ids[1] if second is not None else None,
         tuple(described["pad_ids"]),
+        segments=segments,
     )
     if prompt.digest != described["sha256"]:
         raise InterpError(

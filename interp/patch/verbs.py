@@ -20,7 +20,7 @@ from interp.patch.neurons import Silence
 from interp.patch.operations import Align, Copy, Mask, Mean, Noise, Repad, Scale, Swap, Zero
 from interp.patch.patch import Patch
 from interp.patch.where import Heads, Side, Steps, Uncond, Where
-from interp.text.categories import CATEGORIES, codes
+from interp.text.categories import CATEGORIES, selected
 from interp.text.donors import as_prompts
 from interp.text.prompt import Prompt
 
@@ -260,7 +260,7 @@ def guide(weight: float, *, steps: Steps = None, until: Until = None) -> Patch:
 
 
 def _names(category: Names) -> tuple[str, ...]:
-    return tuple(CATEGORIES[code] for code in codes(category))
+    return selected(category)
 
 
 def _prompts(

@@ -55,6 +55,7 @@ def to_dataset(
     layers: Sequence[Site],
     names: dict[str, tuple[str, ...]],
     seeds: Sequence[int] | None = None,
+    categories: Sequence[str] = CATEGORIES,
 ) -> xr.Dataset:
     """All runs as one dataset; what a run or layer does not have is NaN.
 
@@ -68,6 +69,7 @@ def to_dataset(
         layers: the recorded layers, in execution order.
         names: the recorded variables, and their axes behind `head`.
         seeds: labels of the images of each prompt; None numbers them.
+        categories: those of the keys: a transformer's image attends to itself too.
 
     Raises:
         InterpError: if nothing was kept, timesteps differ, seeds are not as many as images, or
@@ -100,6 +102,8 @@ def to_dataset(
         **_of_layers(runs, layers),
         **_of_prompts(prompts, any(POSITION in dims for dims in names.values())),
     }
+    if len(categories) > len(CATEGORIES):
+        coords |= _with_image(coords, categories, runs[0])
     named = list(range(images // frames) if seeds is None else seeds)
     data = xr.Dataset(variables, coords)
     if frames > 1:
@@ -228,8 +232,24 @@ def _of_prompts(prompts: Sequence[tuple[Prompt, Prompt | None]], positions: bool
         coords[POSITION] = range(len(cond[0].words))
         coords["word"] = (("prompt", POSITION), [list(prompt.words) for prompt in cond])
         coords["position_category"] = (("prompt", POSITION), named)
+        if cond[0].segments:
+            of = [name for name, length in cond[0].segments for _ in range(length)]
+            coords["segment"] = (POSITION, of)
     uncond = [other for _, other in prompts if other is not None]
     if len(uncond) == len(cond):
         counts = [list(other.counts.values()) for other in uncond]
         coords["tokens_uncond"] = (("prompt", "category"), counts)
     return coords
+
+
+def _with_image(
+    coords: dict[str, Any], categories: Sequence[str], run: SamplerRun
+) -> dict[str, Any]:
+    """The categories with those of the image, and how many keys it has."""
+    height, width = next(iter(run.sizes.values()))
+    found: dict[str, Any] = {"category": list(categories)}
+    for name in ("tokens", "tokens_uncond"):
+        if name in coords:
+            dims, counts = coords[name]
+            found[name] = (dims, [[*row, height * width] for row in counts])
+    return found

@@ -26,15 +26,19 @@ from interp.denoiser.exchanged import must_be_the_same, must_be_there
 from interp.denoiser.hooks import Hooks, hookable, patches_on
 from interp.denoiser.layers import Selector, Site, select
 from interp.denoiser.memory import GIB
+from interp.denoiser.pipelines import denoiser as denoising
 from interp.denoiser.pipelines import stock
 from interp.denoiser.processors import must_follow
+from interp.denoiser.transformer_rows import reader_of
 from interp.errors import InterpError
 from interp.record.dataset import SamplerRun, to_dataset
 from interp.record.layer import bias_of, grid, keys_of, probabilities
 from interp.record.recorders import Recorder, Seen, distinct, mass
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.results.provenance import describe, stamp
+from interp.text.categories import CATEGORIES
 from interp.text.prompt import Prompt
+from interp.transformer.family import family
 
 CHUNK = 2**24
 """Probabilities held at once, in numbers: rows of a batch are reduced in pieces of this size."""
@@ -48,6 +52,8 @@ class Log:
         ...     pipe("a photo of a goat", num_images_per_prompt=4)
         >>> log.dataset().mass.sel(category="pad").mean(["seed", "head"])
     """
+
+    categories = CATEGORIES
 
     def __init__(
         self,
@@ -79,9 +85,13 @@ class Log:
         self._thread: int | None = None
         self.reader = reader
         self.clock = StepClock(pipe, hooks)
-        hooks.before(pipe.unet, self._begin, of=pipe)
-        hooks.after(pipe.unet, self._end, always=True)
-        self._layers = {site: pipe.unet.get_submodule(site.path) for site in self.wanted}
+        unet = denoising(pipe)
+        hooks.before(unet, self._begin, of=pipe)
+        hooks.after(unet, self._end, always=True)
+        self._layers = {site: unet.get_submodule(site.path) for site in self.wanted}
+        self._watch(hooks)
+
+    def _watch(self, hooks: Hooks) -> None:
         for site, layer in self._layers.items():
             hooks.after(layer.to_q, partial(self._catch, site))
             hooks.after(layer, partial(self._see, site))
@@ -101,14 +111,14 @@ class Log:
         """
         names = {recorder.name: recorder.dims for recorder in self.recorders}
         labels = None if seeds is None else chosen_seeds(seeds)
-        return stamp(to_dataset(self.runs, tuple(self.wanted), names, labels), **self.facts)
+        data = to_dataset(self.runs, tuple(self.wanted), names, labels, self.categories)
+        return stamp(data, **self.facts)
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """A UNet call begins."""
         must_be_there(module, self._layers)
         clock, batch = self.clock, self.reader.batch
-        sample = args[0] if args else kwargs["sample"]
-        self._size = (sample.shape[-2], sample.shape[-1])
+        self._size = self._sample_size(args, kwargs)
         if not self.runs or clock.run != self.runs[-1].number:
             self.runs.append(SamplerRun(clock.run))
             self._first = self.kept
@@ -120,6 +130,11 @@ class Log:
             self._project(len(self.pipe.scheduler.timesteps))
         run.begin(clock.step, clock.timestep, batch)
         self._thread = threading.get_ident()
+
+    def _sample_size(self, args: tuple, kwargs: dict) -> tuple[int, int]:
+        """Height and width of what is denoised."""
+        sample = args[0] if args else kwargs["sample"]
+        return sample.shape[-2], sample.shape[-1]
 
     def _end(self, *call: Any) -> None:
         """A UNet call is over. Under gradient checkpointing its layers run again afterwards."""
@@ -254,8 +269,16 @@ def record(
     """
     chosen = distinct(recorders or (mass,))
     pipe = stock(pipe)
-    unet = pipe.unet
+    unet = denoising(pipe)
+    kind = Log if family(pipe) is None else transformer_log()
     with Hooks() as hooks:
-        reader = RowReader(pipe, hooks, tokens, negative, guided)
-        yield Log(pipe, chosen, layers, uncond, budget, hooks, reader)
-    must_be_the_same([pipe.unet], [unet], "A recording")
+        reader = reader_of(pipe)(pipe, hooks, tokens, negative, guided)
+        yield kind(pipe, chosen, layers, uncond, budget, hooks, reader)
+    must_be_the_same([denoising(pipe)], [unet], "A recording")
+
+
+def transformer_log() -> type[Log]:
+    """The log of transformers, whose file imports this one."""
+    from interp.record.transformer import TransformerLog
+
+    return TransformerLog

@@ -49,7 +49,8 @@ def describe(pipe: Any) -> dict[str, Any]:
         'DDIMScheduler'
     """
     scheduler = pipe.scheduler
-    name = pipe.config.get("_name_or_path") or pipe.unet.config.get("_name_or_path", "")
+    denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    name = pipe.config.get("_name_or_path") or denoiser.config.get("_name_or_path", "")
     config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
     return {
         "pipeline": type(pipe).__name__,
@@ -57,8 +58,8 @@ def describe(pipe: Any) -> dict[str, Any]:
         "scheduler": {"class": type(scheduler).__name__, **config},
         "steps": getattr(scheduler, "num_inference_steps", None),
         "guidance": getattr(pipe, "_guidance_scale", None),
-        "dtype": str(pipe.unet.dtype).removeprefix("torch."),
-        "device": str(pipe.unet.device),
+        "dtype": str(denoiser.dtype).removeprefix("torch."),
+        "device": str(denoiser.device),
         "packages": packages(),
     }
 

@@ -20,6 +20,8 @@ from interp.errors import InterpError
 
 CATEGORIES = ("sot", "prompt", "eot", "pad")
 SOT, PROMPT, EOT, PAD = range(len(CATEGORIES))
+SEGMENTS = ("clip", "t5")
+POOLED = "pooled"
 CLIP_EOS = 49407
 
 
@@ -38,10 +40,31 @@ def codes(categories: str | Sequence[str]) -> tuple[int, ...]:
     if unknown or not names:
         raise InterpError(
             f"The token categories {names!r} were asked for.",
-            f"There are {', '.join(CATEGORIES)}.",
+            f"There are {', '.join(CATEGORIES)}; of one encoder, as in t5.pad; and pooled.",
             "Name one of them, or several as a tuple.",
         )
     return tuple(sorted({CATEGORIES.index(name) for name in names}))
+
+
+def selected(names: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of what is edited, in the toolkit's order, each once.
+
+    Beside categories there are those of one encoder's positions, `t5.pad` and `clip.pad`, and
+    `pooled`, the vector that SD 3 and FLUX add to the timestep's embedding.
+
+    Example:
+        >>> selected(("pooled", "t5.pad", "eot"))
+        ('eot', 't5.pad', 'pooled')
+
+    Raises:
+        InterpError: for a name that is none of them, or for none at all.
+    """
+    given = (names,) if isinstance(names, str) else tuple(names)
+    of_segments = [f"{segment}.{name}" for segment in SEGMENTS for name in CATEGORIES]
+    if all(name in (*CATEGORIES, *of_segments, POOLED) for name in given) and given:
+        return tuple(name for name in (*CATEGORIES, *of_segments, POOLED) if name in given)
+    codes(tuple(name for name in given if name not in (*of_segments, POOLED)))
+    raise AssertionError("a name that is none was not refused")
 
 
 def categories(

@@ -6,6 +6,7 @@ dataset. Not for attention or images: those are results of runs.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,7 +50,10 @@ def as_dataset(prompts: Sequence[Prompt]) -> xr.Dataset:
             "truncated": ("prompt", [prompt.truncated for prompt in prompts]),
             "pad_id": (("prompt", "encoder"), [list(prompt.pad_ids) for prompt in prompts]),
         },
-        attrs={"dtype": str(first.embeds.dtype).removeprefix("torch.")},
+        attrs={
+            "dtype": str(first.embeds.dtype).removeprefix("torch."),
+            "segments": json.dumps(first.segments),
+        },
     )
     if first.ids_2 is not None:
         data["ids_2"] = (LISTS, np.stack([p.ids_2.cpu() for p in prompts if p.ids_2 is not None]))
@@ -79,10 +83,14 @@ def as_prompts(data: xr.Dataset) -> list[Prompt]:
         )
     dtype = getattr(torch, data.attrs.get("dtype", "float32"))
     rows = data if "prompt" in data.embeds.dims else data.expand_dims("prompt")
-    return [_prompt(rows.isel(prompt=place), dtype) for place in range(rows.sizes["prompt"])]
+    segments = tuple(map(tuple, json.loads(data.attrs.get("segments", "[]"))))
+    places = range(rows.sizes["prompt"])
+    return [_prompt(rows.isel(prompt=place), dtype, segments) for place in places]
 
 
-def _prompt(row: xr.Dataset, dtype: torch.dtype) -> Prompt:
+def _prompt(
+    row: xr.Dataset, dtype: torch.dtype, segments: tuple[tuple[str, int], ...]
+) -> Prompt:
     second, pooled = row.get("ids_2"), row.get("pooled")
     embeds = row.embeds.transpose(POSITION, "channel").values
     return Prompt(
@@ -95,4 +103,5 @@ def _prompt(row: xr.Dataset, dtype: torch.dtype) -> Prompt:
         None if second is None else torch.tensor(second.values),
         tuple(map(int, row.pad_id.values)),
         str(row.truncated.values),
+        segments,
     )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from interp.errors import InterpError
 from interp.text.categories import EOT, around, categories
 from interp.text.prompt import Prompt
+from interp.transformer.family import family
 
 ASIDE: ContextVar[bool] = ContextVar("encoding aside", default=False)
 """True while the toolkit itself encodes during a run, which hooks on the encoder must not take for
@@ -33,6 +34,7 @@ def encode(
     texts: str | Sequence[str],
     pad_token: str | int | None = None,
     clip_skip: int | None = None,
+    max_sequence_length: int | None = None,
 ) -> list[Prompt]:
     """Encode texts as the pipeline would, and say what each position is.
 
@@ -41,13 +43,18 @@ def encode(
         >>> (bang,) = encode(pipe, "a photo of a goat", pad_token="!")
 
     An over-long prompt is cut where the pipeline cuts it, with one warning that says what was lost.
-    `clip_skip` leaves out so many of the encoder's last layers.
+    `clip_skip` leaves out so many of the encoder's last layers. `max_sequence_length` is T5's, as
+    the pipelines of SD 3, FLUX and PixArt take it.
 
     Raises:
         InterpError: for a pad token outside the vocabulary, or a text that SDXL's two tokenizers
             split into different numbers of tokens.
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
+    if family(pipe) is not None:
+        from interp.text.segments import encode_segments  # it imports from here
+
+        return [encode_segments(pipe, text, pad_token, max_sequence_length) for text in texts]
     return [_encode_one(pipe, text, pad_token, clip_skip) for text in texts]
 
 

@@ -12,11 +12,11 @@ from functools import cached_property
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from interp.errors import InterpError
-from interp.text.categories import CATEGORIES, EOT, SOT, codes
+from interp.text.categories import CATEGORIES, EOT, POOLED, SOT, codes, selected
 from interp.text.html import chips
 
 
@@ -40,6 +40,8 @@ class Prompt:
         ids_2: token ids of SDXL's second encoder.
         pad_ids: the pad token of each encoder.
         truncated: the end of the text that did not fit, or "".
+        segments: of a transformer's prompt, which encoder's positions follow one another, and how
+            many: `(("clip", 77), ("t5", 256))`.
 
     Raises:
         InterpError: if lengths disagree or an embedding is not finite.
@@ -54,6 +56,7 @@ class Prompt:
     ids_2: Integer[Tensor, " position"] | None = None
     pad_ids: tuple[int, ...] = ()
     truncated: str = ""
+    segments: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         lengths = {
@@ -100,12 +103,53 @@ class Prompt:
     def windows(self) -> tuple[slice, ...]:
         """The positions that were encoded together: one window, unless prompts were joined."""
         starts = (self.category == SOT).nonzero().flatten().tolist()
+        if self.segments:
+            return (slice(0, len(self.category)),)
         return tuple(map(slice, starts, [*starts[1:], len(self.category)]))
 
     def at(self, names: str | Sequence[str]) -> Integer[Tensor, " chosen"]:
         """The positions of one or several categories, ascending."""
-        wanted = torch.tensor(codes(names), device=self.category.device)
-        return rearrange(torch.isin(self.category, wanted).nonzero(), "chosen 1 -> chosen")
+        return rearrange(self.among(names).nonzero(), "chosen 1 -> chosen")
+
+    def among(self, names: str | Sequence[str]) -> Bool[Tensor, " position"]:
+        """Which positions are of some category: `prompt.among(("eot", "t5.pad"))`."""
+        chosen = torch.zeros_like(self.category, dtype=torch.bool)
+        for name in selected(names):
+            segment, _, category = name.rpartition(".")
+            if name == POOLED:
+                continue
+            here = self.category == codes(category)[0]
+            chosen |= here & self._of(segment) if segment else here
+        return chosen
+
+    def apart(self, names: str | Sequence[str]) -> tuple[str, ...]:
+        """The same names, encoder by encoder where there are several: `pad` is `clip.pad, t5.pad`.
+
+        What is aligned, or copied within a prompt, stays with one encoder.
+        """
+        known = [segment for segment, _ in self.segments]
+        several = len(known) > 1
+        return tuple(
+            full
+            for name in selected(names)
+            if name != POOLED
+            for full in (
+                [f"{segment}.{name}" for segment in known]
+                if several and "." not in name
+                else [name]
+            )
+        )
+
+    def beside(self, name: str) -> Bool[Tensor, " position"]:
+        """The positions of a category's encoder, as of `"t5.eot"`; all of them for `"eot"`."""
+        segment = name.rpartition(".")[0]
+        return self._of(segment) if segment else torch.ones_like(self.category, dtype=torch.bool)
+
+    def _of(self, segment: str) -> Bool[Tensor, " position"]:
+        """Which positions are of an encoder; all are of CLIP where nothing else is said."""
+        parts = self.segments or (("clip", len(self.category)),)
+        flags = [torch.full((length,), name == segment) for name, length in parts]
+        return torch.cat(flags).to(self.category.device)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Prompt) and self.digest == other.digest

@@ -22,6 +22,7 @@ from interp.errors import InterpError
 from interp.text.categories import PAD
 from interp.text.encoding import ASIDE, encoders, pad_id, word
 from interp.text.prompt import Prompt
+from interp.text.segments import repad_segments
 from interp.text.windows import apart, join
 
 Embeds = Float[Tensor, "position channel"]
@@ -55,6 +56,8 @@ def repad(pipe: Any, prompt: Prompt, token: str | int, given: Embeds | None = No
     given = prompt.embeds if given is None else given
     if not bool(given.any()):
         return prompt
+    if prompt.segments:
+        return repad_segments(pipe, prompt, token, given)
     if len(prompt.windows) > 1:
         made = [
             repad(pipe, part, token, given[window])

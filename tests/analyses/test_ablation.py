@@ -47,7 +47,7 @@ def test_the_embedded_models_own_cases(tmp_path, monkeypatch):
     monkeypatch.setenv("INTERP_DATA", str(tmp_path))
     found = known(limit=4)
     assert [case.kind for case in found] == ["memorized"] * 4 + ["control"] * 4
-    assert [case.views for case in found] == [3840, 960, 240, 3840, 1, 1, 1, 1]
+    assert [case.views for case in found] == [9600, 2880, 960, 9600, 1, 1, 1, 1]
     by_text = {row.caption.text: row for row in duplicates.duplicates()}
     for case in found:
         row = by_text[case.text]
