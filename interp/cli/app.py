@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 COMMANDS = {
     "inspect": "A prompt's tokens, its attention, every detector's score, and the answer.",
     "mitigate": "A prompt's images without and with a mitigation, side by side in one picture.",
-    "explore": "Pick a prompt, patch it by clicks, see the image change, and copy the Python.",
+    "explore": "Pick a prompt, patch it by clicks, see the image change, copy the line of Python.",
     "edits": "The edits that have a name, and what they do.",
     "sweep": "Prompts x seeds x edits into a store that opens with plain xarray.",
     "calibrate": "The detectors' levels on prompts that are not memorized, for `inspect`.",

@@ -19,7 +19,7 @@ def explore(
     port: Annotated[int, typer.Option(help="Of the page; a free one by default.", min=0)] = 0,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
-    """Pick a prompt, patch it by clicks, see the image change, and copy the line of Python.
+    """Pick a prompt, patch it by clicks, see the image change, copy the line of Python.
 
     The page is served on 127.0.0.1 only, at an address with a secret in it, until Ctrl-C.
     """

@@ -8,7 +8,6 @@ from rich.table import Table
 import interp as ip
 from interp.cli.options import Calibrated, Device, Dtype, Model, Seeds, Steps
 from interp.cli.terminal import console, shown
-from interp.report.levels import levels
 
 
 def inspect(
@@ -28,6 +27,8 @@ def inspect(
     """
     sd = ip.load(model, dtype, device, steps=steps)
     ip.detect.ready(sd)
+    from interp.report.levels import levels
+
     calibrated, missing = levels(sd, model, calibration, seeds)
     encoded = sd.encode(prompt)
     trace = sd.trace(encoded, range(seeds), record=(ip.mass, *ip.detect.recorders(sd.pipe)))

@@ -22,7 +22,6 @@ from interp.cli.options import (
 )
 from interp.cli.stages import show_stages
 from interp.cli.workers import cluster, gpus_of
-from interp.report.levels import levels
 
 DATA = "report.nc"
 #: Pictures are most of the dataset, and the only variables that shrink.
@@ -73,6 +72,7 @@ def report(
         made.render(data, out, source=dataset.name)
         return data
     log.info("the model %s", model)
+    from interp.report.levels import levels
     from interp.report.measures import Measures
 
     out.mkdir(parents=True, exist_ok=True)
