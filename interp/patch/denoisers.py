@@ -43,9 +43,7 @@ def denoisers(pipe: Any) -> list[nn.Module]:
             "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
         )
     found = [pipe.unet]
-    for name in getattr(pipe, "config", {}):
-        # diffusers warns where what is private to a configuration is asked of the pipeline.
-        part = None if name.startswith("_") else getattr(pipe, name, None)
+    for name, part in getattr(pipe, "components", {}).items():
         # ControlNet-XS is part of its UNet; the adapter is only what that was made from.
         if not isinstance(part, nn.Module) or isinstance(part, ControlNetXSAdapter):
             continue

@@ -1,5 +1,6 @@
 """All that is given the text is patched, ControlNets as the UNet, or the patch is refused."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -156,3 +157,14 @@ def test_guidance_is_mixed_once_behind_the_unet() -> None:
         ours = latents(pipe, **control())
     with Z.on(pipe):
         assert torch.equal(ours, latents(pipe, guidance_scale=3.0, **control()))
+
+
+def test_nothing_is_asked_of_a_pipeline_that_diffusers_warns_of() -> None:
+    """What a pipeline is made of are its components; its configuration holds settings too."""
+    pipe = pipeline("sd1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        Z.install(pipe).remove()
+        with ip.record(pipe) as log:
+            latents(pipe, steps=1)
+    assert log.dataset().sizes["step"] == 1
