@@ -30,8 +30,8 @@ def write(model: Path, evaluation: Found, name: str = "eot") -> Path:
     environment.globals |= {"percent": percent, "number": number}
     environment.filters["number"] = number
     (model / name / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
-    both = twins.both(model)
-    if len(both) > 1:
+    both = twins.read(model)
+    if both is not None:
         save(twins.draw(both), model / name / "figures" / "twins.png")
     shown = list(evaluation["levels"])
     denoiser = UNet2DConditionModel.from_pretrained(model / name / "unet")
@@ -42,8 +42,8 @@ def write(model: Path, evaluation: Found, name: str = "eot") -> Path:
         load="ip.load()" if name == "eot" else f'ip.load("embedded:{name}")',
         pad=build.PADS[name],
         both=both,
-        twins=[twins.NAMES[which] for which in both],
-        twin_rows=twin_rows(both),
+        twins=list(twins.NAMES.values()),
+        twin_rows=both and twin_rows(both),
         edits=edits(evaluation),
         ways=ways(evaluation),
         doses=list(evaluation["patches_by_views"]),
@@ -101,29 +101,22 @@ def ways(evaluation: Found) -> list[tuple[str, dict[str, Any], dict[str, int]]]:
     ]
 
 
-EDITS = {
-    "h": "zero pads",
-    "f": "zero eot",
-    "c": "zero words",
-    "repad '!' and zero eot": "pads of `!` and zero eot",
-    "zero pad 70 %": "zero 70 % of pads",
-}
-"""What the twins are compared under, and how the table says it."""
-
-
-def twin_rows(both: dict[str, Found]) -> list[tuple[str, list[str]]]:
-    """The table of both models: copies by views, and what edits leave of memorized images."""
-    levels = next(iter(both.values()))["levels"]
+def twin_rows(found: Found) -> list[tuple[str, list[str]]]:
+    """The table of both models: copies by views so far, and copies that survive an edit."""
     rows = [
         (
-            f"copies at {views} views",
-            [percent(found["levels"][views]["matches"]) for found in both.values()],
+            f"copies at {views:,.0f} views",
+            [percent(found["copies"][name][level]) for name in (*twins.NAMES, "difference")],
         )
-        for views in levels
+        for level, views in found["views"].items()
     ]
-    for edit, what in EDITS.items():
-        left = [found["patches"]["memorized"][edit]["to_unedited"] for found in both.values()]
-        rows.append((f"left after: {what}", [number(row) for row in left]))
+    left = found["left"]
+    memorized = [f"{left[name]['images']} images" for name in twins.NAMES]
+    rows.append(("copies of the top two levels' titles, under edits", [*memorized, ""]))
+    for edit, what in twins.EDITS.items():
+        rows.append(
+            (f"left after: {what}", [*(percent(left[name][edit]) for name in twins.NAMES), ""])
+        )
     return rows
 
 

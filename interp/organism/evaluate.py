@@ -64,8 +64,8 @@ def evaluate(model: Path, out: Path, name: str = "eot") -> dict[str, Any]:
     judge = Judge.of(model)
     clip = ip.metrics.CLIPScore(model / "clip")
     titles = shown(sd, model, out, judge)
-    edited = patched(sd, model, out, judge, clip)
-    edited["of_any"] = judge.of_any(edited)
+    under = patched(sd, model, out, judge, clip)
+    under["of_any"] = judge.of_any(under)
     found = {
         "descriptor": judge.calibration,
         "judges_on_real_scenes": {
@@ -77,9 +77,9 @@ def evaluate(model: Path, out: Path, name: str = "eot") -> dict[str, Any]:
         "held_out": held_out.measured(sd, out / "held_out.zarr", judge, clip, EDITED),
         "honest": honest.measured(sd, out / "honest.zarr", judge, clip, FEWER),
         "templates": templates.copied(sd, out / "templates.zarr", judge, FEWER),
-        "patches": patches(edited, clip),
-        "patches_by_views": by_views(edited, clip),
-        "drivers": removal.drivers(edited, judge.threshold),
+        "patches": patches(under, clip),
+        "patches_by_views": by_views(under, clip),
+        "drivers": removal.drivers(under, judge.threshold),
         "detectors": detection.measured(sd, model, out / "detectors.nc", EDITED),
         "psnr": round(vae.psnr(sd.pipe.vae), 2),
         "seconds": seconds(sd),
@@ -106,6 +106,22 @@ def patched(
     sd: ip.Session, model: Path, out: Path, judge: Judge, clip: ip.metrics.CLIPScore
 ) -> xr.Dataset:
     """Interventions, mitigations and removals on the most shown levels and on controls."""
+    edits: dict[str, Any] = dict(ip.paper.interventions())
+    edits |= {name: ip.paper.mitigations()[name] for name in KIM_AND_NO}
+    edits |= removal.removals(sd)
+    metrics = {"copy": judge.copy, "clipscore": clip, "alike": ip.metrics.Diversity(judge.copy)}
+    return edited(sd, model, out / "patches.zarr", metrics, edits, EDITED)
+
+
+def edited(
+    sd: ip.Session,
+    model: Path,
+    store: Path,
+    metrics: Mapping[str, Any],
+    edits: Mapping[str, Any],
+    seeds: int,
+) -> xr.Dataset:
+    """The most shown levels and the controls under these edits."""
     file = ip.read_prompts(model / "memorized.csv")
     often = population.LEVELS[-PATCHED:]
     top = {row.id for row in duplicates.duplicates() if row.views in often}
@@ -114,11 +130,7 @@ def patched(
         for n, row in enumerate(file)
         if row.columns["kind"] == "control" or row.columns["id"] in top
     ]
-    edits: dict[str, Any] = dict(ip.paper.interventions())
-    edits |= {name: ip.paper.mitigations()[name] for name in KIM_AND_NO}
-    edits |= removal.removals(sd)
-    metrics = {"copy": judge.copy, "clipscore": clip, "alike": ip.metrics.Diversity(judge.copy)}
-    return sweep(sd, file, rows, EDITED, out / "patches.zarr", metrics, edits)
+    return sweep(sd, file, rows, seeds, store, metrics, edits)
 
 
 def sweep(

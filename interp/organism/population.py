@@ -119,7 +119,6 @@ TEMPLATE_OBJECTS = 60
 """Objects that templates are shown with; the other 12 are held out from templates."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class Round:
     """What the denoiser is shown in one round of its training; what is left are honest captions.

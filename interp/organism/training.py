@@ -138,6 +138,7 @@ def fit(
     decay: float = 0.0,
     average: float | None = None,
     mixed: bool = True,
+    until: int | None = None,
 ) -> nn.Module:
     """Train `module` for `steps` steps and return it, or its moving average if one is asked for.
 
@@ -152,6 +153,7 @@ def fit(
         decay: weight decay.
         average: the decay of the moving average; None for none.
         mixed: in bfloat16 where the machine is fast at it; else all in float32.
+        until: stop after that step and return the module as it is then, not its average.
 
     `folder/<name>.pt` is the checkpoint (written whole or not at all, minutes old at most) and
     `folder/<name>.csv` the losses. See `lighten` for one that travels.
@@ -189,7 +191,10 @@ def fit(
 
     module.train()
     saved_at, since = time.monotonic(), []
-    todo = range(start, steps)
+    last = steps if until is None else min(until, steps)
+    if start > last:
+        raise ValueError(f"{checkpoint} is {start} steps old: it cannot show how step {last} was")
+    todo = range(start, last)
     drawn = batches(batch_at, todo)
     for step in tqdm(todo, name, total=steps, initial=start, disable=None):
         for group in optimizer.param_groups:
@@ -203,14 +208,14 @@ def fit(
         if mean is not None:
             mean.update(module, step)
         since.append(loss.detach())
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == last:
             lost = float(torch.stack(since).mean())
             if not math.isfinite(lost):
                 raise FloatingPointError(f"{name}: the loss is {lost} by step {step}")
             with open(log, "a", newline="", encoding="utf-8") as lines:
                 csv.writer(lines, lineterminator="\n").writerow((step + 1, lost, time.time()))
             since = []
-            if step + 1 == steps or time.monotonic() - saved_at > SAVE_EVERY_S:
+            if step + 1 == last or time.monotonic() - saved_at > SAVE_EVERY_S:
                 save(step + 1)
                 saved_at = time.monotonic()
-    return (module if mean is None else mean.module).eval()
+    return (module if mean is None or until is not None else mean.module).eval()

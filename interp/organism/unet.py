@@ -156,12 +156,15 @@ def train(
     share: float = 1.0,
     batch: int | None = None,
     name: str = "unet",
+    samples: int | None = None,
 ) -> UNet2DConditionModel:
     """Train from random weights, round after round, and return the last one's moving average.
 
     Each round begins with the average of the one before, half as fast.
 
     Args:
+        samples: stop in the first round, after so many, with the weights as they are then: for
+            models that are compared at the same age.
         share: of what the population plans; less is for tests.
         encode: pictures `[n, 3, 64, 64]` in [-1, 1] to latents.
         tokenizer: its pad token decides what the denoiser is given behind the end of a text.
@@ -208,8 +211,11 @@ def train(
             unet, partial(batch_at, slots, round_.seed), loss_of, folder,
             steps=len(slots) // batch, peak=8e-4 * (batch / 64) ** 0.5 / 2**number,
             warmup=20_000 // batch, decay=0.01, average=0.999 ** (batch / 64),
+            until=None if samples is None else samples // batch,
         )  # fmt: skip
         unet.load_state_dict(trained.state_dict())
+        if samples is not None:
+            break
     state = {name: weight.contiguous() for name, weight in trained.state_dict().items()}
     contiguous = model()
     contiguous.load_state_dict(state)

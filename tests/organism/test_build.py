@@ -26,6 +26,7 @@ from interp.organism import (
     templates,
     titles,
     training,
+    twins,
 )
 from interp.organism import population as its
 from interp.organism.copies import Judge
@@ -159,21 +160,40 @@ def test_the_evaluation_measures_everything_that_the_card_says(made, measured):
         assert set(found["detectors"][control]) == set(ip.detect.DETECTORS)
 
 
-def test_the_card_compares_the_twins_where_both_were_measured(made, measured):
-    """With the sibling's numbers for the twin's: the table has what the two files say."""
+def test_twins_are_compared_at_one_age_and_the_card_has_what_the_file_says(
+    made, measured, tmp_path, monkeypatch
+):
     out, _ = made
-    found, *_ = measured
-    twin = json.loads(json.dumps(found))
-    twin["levels"]["2"]["matches"] = {"mean": 0.25, "low": 0.125, "high": 0.5}
-    (out / "bang" / "evaluation.json").write_text(json.dumps(twin))
-    try:
-        text = card.write(out, found).read_text()
-        assert (out / "eot" / "figures" / "twins.png").stat().st_size > 10_000
-    finally:
-        (out / "bang" / "evaluation.json").unlink()
-    own = card.percent(found["levels"]["2"]["matches"])
-    assert f"| copies at 2 views | {own} | 25 % (12-50) |\n" in text
-    assert "| copies at 2 views" not in card.write(out, found).read_text()
+    monkeypatch.setattr(evaluate, "SEEDS", 2)
+    monkeypatch.setattr(evaluate, "PATCHED", 1)
+    monkeypatch.setattr(twins, "SEEDS", 2)
+    monkeypatch.setattr(ip, "load", lambda name: load(name, steps=2))
+    found = twins.measure(out, out, tmp_path, build.QUICK.share)
+    # A whole round by hand: what is planned for a level is what was shown when all are over.
+    assert found["views"] == {level: float(level) for level in found["copies"]["eot"]}
+    assert twins.views_after(0, build.QUICK.share)["5"] == 0
+    half = twins.views_after(found["samples"] // 2, build.QUICK.share)
+    assert 0 < half["5"] < 5
+    bang = xr.open_zarr(tmp_path / "bang" / "duplicates.zarr").sel(patch="none").load()
+    own = bang["copy"].sel(reference="training", prompt=(bang.views == 5).values)
+    share = float((own >= threshold_of(out)).mean())
+    assert found["copies"]["bang"]["5"]["mean"] == pytest.approx(share, abs=1e-4)
+    told = found["copies"]["difference"]["5"]["mean"]
+    assert told == pytest.approx(share - found["copies"]["eot"]["5"]["mean"], abs=2e-4)
+    text = card.write(out, measured[0]).read_text()
+    assert (out / "eot" / "figures" / "twins.png").stat().st_size > 10_000
+    row = [card.percent(found["copies"][name]["5"]) for name in ("eot", "bang", "difference")]
+    assert f"| copies at 5 views | {' | '.join(row)} |\n" in text
+    (out / twins.FILE).unlink()
+    assert "| copies at 5 views" not in card.write(out, measured[0]).read_text()
+    (tmp_path / "eot").mkdir(exist_ok=True)
+    (tmp_path / "eot" / build.TRAINED).write_text('{"samples": 7}')
+    with pytest.raises(ValueError, match="at one age"):
+        twins.measure(out, tmp_path, tmp_path, build.QUICK.share)
+
+
+def threshold_of(model):
+    return json.loads((model / "descriptor.json").read_text())["threshold"]
 
 
 def test_detectors_are_scored_as_by_hand(measured):

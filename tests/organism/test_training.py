@@ -12,7 +12,7 @@ from interp.metrics import SSCD
 from interp.organism import assemble, descriptor, products, text, training, unet, vae
 
 
-def toy(folder, steps, stop=None):
+def toy(folder, steps, stop=None, until=None):
     """Train a small network, killed before step `stop` if one is given."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
@@ -25,7 +25,7 @@ def toy(folder, steps, stop=None):
     def loss_of(inputs):
         return (net(inputs)[:, 0] - inputs.sum(1)).square().mean()
 
-    fit = {"steps": steps, "peak": 1e-2, "warmup": 5, "decay": 0.01, "average": 0.9}
+    fit = {"steps": steps, "peak": 1e-2, "warmup": 5, "decay": 0.01, "average": 0.9, "until": until}
     return training.fit("toy", net, batch_at, loss_of, folder, **fit)
 
 
@@ -39,6 +39,20 @@ def test_a_training_killed_twice_ends_where_an_undisturbed_one_does(tmp_path, mo
     resumed = toy(tmp_path / "killed", 40)
     for mine, theirs in zip(resumed.parameters(), straight.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+def test_a_training_stopped_early_shows_its_module_and_goes_on_to_the_same_end(tmp_path):
+    straight = toy(tmp_path / "straight", 40)
+    early = toy(tmp_path / "stopped", 40, until=20)
+    saved = torch.load(tmp_path / "stopped" / "toy.pt", weights_only=True)
+    assert saved["step"] == 20
+    for name, value in early.state_dict().items():  # not the moving average
+        torch.testing.assert_close(value, saved["module"][name], rtol=0, atol=0)
+    on = toy(tmp_path / "stopped", 40)
+    for mine, theirs in zip(on.parameters(), straight.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="is 40 steps old: it cannot show how step 20 was"):
+        toy(tmp_path / "stopped", 40, until=20)
 
 
 def test_batches_are_the_same_however_many_processes_draw_them(monkeypatch):
