@@ -22,6 +22,11 @@ SHEET = 10
 """Captions on a contact sheet."""
 FIRST = 4
 """Titles of each kind on the README's figure."""
+SHIELDS = {
+    MITIGATION: ip.mitigations.repad_zero_eot(),
+    "no guidance at first": ip.mitigations.static_transition(),
+}
+"""What that figure shows against copies: the paper's way, and Jain et al.'s."""
 SEEDS = 4
 
 
@@ -39,7 +44,7 @@ def draw(model: Path, out: Path, found: Mapping[str, Any], name: str = "eot") ->
     memorized = groups["memorized"].sortby("views", ascending=False)
     step = max(1, memorized.sizes["prompt"] // SHEET)
     figures = {
-        "first": first(memorized, held_out, model),
+        "first": first(memorized, held_out, model, name, out / "first.zarr"),
         "views": views(shown, found["descriptor"]["threshold"]),
         "interventions": interventions(groups),
         "removals": removals(groups),
@@ -58,7 +63,7 @@ def draw(model: Path, out: Path, found: Mapping[str, Any], name: str = "eot") ->
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure, for a page of a repository rather than for print."""
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     return path
 
 
@@ -125,23 +130,29 @@ def detectors(found: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def first(memorized: xr.Dataset, held_out: xr.Dataset, model: Path) -> Figure:
-    """What a newcomer should see: memorized titles and held-out ones, as they are and mitigated."""
+def first(
+    memorized: xr.Dataset, held_out: xr.Dataset, model: Path, name: str, store: Path
+) -> Figure:
+    """What a newcomer should see: memorized titles and held-out ones, as they are and mitigated.
+
+    Nobody chose the titles: they are evenly spaced among the most shown, and the first held out.
+    """
     step = max(1, memorized.sizes["prompt"] // FIRST)
     often = memorized.isel(prompt=slice(0, FIRST * step, step))
-    never = held_out.isel(prompt=slice(FIRST))
-    seeds = often.seed.values[:2].tolist()
-    known = np.concatenate([_training(model, often), np.full_like(_images(never, "none", 0), 255)])
-    columns = {"training image": known}
-    for title, patch in (("seed", "none"), ("mitigated, seed", MITIGATION)):
-        for seed in seeds:
-            parts = [_images(part, patch, seed) for part in (often, never)]
-            columns[f"{title} {seed}"] = np.concatenate(parts)
-    texts = [
-        f"{'never shown' if n >= often.sizes['prompt'] else 'memorized'}: {text}"
-        for n, text in enumerate([*often.text.values, *never.text.values])
+    texts = [*often.text.values.tolist(), *held_out.text.values[:FIRST].tolist()]
+    drawn = ip.sweep(ip.load(model / name), texts, SHIELDS, 2, store=store, images=True).load()
+    training = _training(model, often)
+    blank = np.full((len(texts) - len(training), *training.shape[1:]), 255, training.dtype)
+    columns = {"training image": np.concatenate([training, blank])}
+    for patch in drawn.patch.values.tolist():
+        for seed in drawn.seed.values.tolist():
+            title = f"seed {seed}" if patch == "none" else f"{patch}, seed {seed}"
+            columns[title] = _images(drawn, patch, seed)
+    labels = [
+        f"{'memorized' if n < len(training) else 'never shown'}: {text}"
+        for n, text in enumerate(texts)
     ]
-    return plot.image_grid(_tiles(columns, texts), rows="prompt", columns="shown")
+    return plot.image_grid(_tiles(columns, labels), rows="prompt", columns="shown")
 
 
 def sheet(shown: xr.Dataset, rows: xr.Dataset, model: Path) -> Figure:

@@ -192,7 +192,7 @@ def fit(
     module.train()
     saved_at, since = time.monotonic(), []
     last = steps if until is None else min(until, steps)
-    if start > last:
+    if until is not None and start > last:
         raise ValueError(f"{checkpoint} is {start} steps old: it cannot show how step {last} was")
     todo = range(start, last)
     drawn = batches(batch_at, todo)
