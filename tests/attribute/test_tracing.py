@@ -10,7 +10,7 @@ import xarray as xr
 import interp as ip
 from interp import InterpError, Patch, attribute, sites
 from interp.attribute.cells import Cell, inside, outside
-from interp.attribute.resume import remembering, resumed, stations
+from interp.attribute.resume import caching, resumed, stations
 from interp.denoiser.epsilon import alpha_bar, to_epsilon
 from tests.conftest import hook_count
 from tests.runs import latents
@@ -208,7 +208,7 @@ def test_a_resumed_call_is_the_whole_call(sd) -> None:
     unet, a = sd.pipe.unet, sd.encode(A)
     points = attribute.points.clean_points(sd, a, [0], steps=0)
     before = [dict(vars(module)) for module in unet.modules()]
-    with torch.no_grad(), remembering(unet) as memory:
+    with torch.no_grad(), caching(unet) as memory:
         whole = attribute.points.predict(sd, points, a.embeds)
     assert set(memory.order) == set(stations(unet))
     for first in range(len(memory.order)):
@@ -235,17 +235,17 @@ def test_small_memory_changes_nothing(one) -> None:
 
 def test_what_can_not_be_traced_is_refused(one) -> None:
     pad = ip.zero("pad")
-    with pytest.raises(InterpError, match="Say uncond=False"):
+    with pytest.raises(InterpError, match="Use uncond=False"):
         attribute.causal_trace(one, A, ip.repad("!"))
     with pytest.raises(InterpError, match="Steps are evaluated one by one"):
         attribute.causal_trace(one, A, pad, value=attribute.guidance(steps=1))
-    with pytest.raises(InterpError, match="There are 'clean'"):
+    with pytest.raises(InterpError, match="It is 'clean'"):
         attribute.causal_trace(one, A, pad, trajectory="fast")
     with pytest.raises(InterpError, match="Directions are"):
         attribute.causal_trace(one, A, pad, direction="backwards")
     with pytest.raises(InterpError, match="heads=\\[7\\]"):
         attribute.causal_trace(one, A, pad, heads=[7])
-    with pytest.raises(InterpError, match="It touches none of its positions"):
+    with pytest.raises(InterpError, match="It touches none of the prompt's positions"):
         attribute.causal_trace(one, "goat " * 75, pad)
     with pytest.raises(InterpError, match="guidance 1"):
         attribute.causal_trace(ip.Session(one.pipe, steps=2, guidance=1), A, pad)
