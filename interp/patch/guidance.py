@@ -1,8 +1,9 @@
-"""Guidance as a patch: what becomes of the conditional and the unconditional prediction.
+"""Guidance as a patch: how the conditional and unconditional predictions are mixed.
 
-A pipeline mixes them as `eps_u + guidance * (eps_c - eps_u)`. `guide` mixes them by another weight
-in some steps, on what the denoiser returns, so it works with any scheduler and beside any other
-patch. Not for models with distilled guidance (LCM, Flux), which have no two predictions to mix.
+A pipeline mixes them as `eps_u + guidance * (eps_c - eps_u)`. `guide` mixes them with another
+weight in some steps. It edits what the denoiser returns, so it works with any scheduler and along
+with any other patch. Not for models with distilled guidance (LCM, Flux), which have only one
+prediction.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Latents = Float[Tensor, "row c h w"]
 
 @dataclass(frozen=True, repr=False)
 class Guide(Operation):
-    """Another weight of guidance, in some steps; its categories are all, the whole prompt's."""
+    """Another guidance weight in some steps; its categories are always all of them."""
 
     EDITS: ClassVar[Literal["prediction"]] = "prediction"  # type: ignore[assignment]
 
@@ -46,7 +47,7 @@ class Guide(Operation):
             raise InterpError(
                 f"{self!r} was asked for.",
                 "The weight is a finite number, and until is None or 'minimum'.",
-                "Say guide(0, steps=slice(0, 25)) for no guidance in the first half of 50 steps.",
+                "Use guide(0, steps=slice(0, 25)) for no guidance in the first half of 50 steps.",
             )
 
     def __repr__(self) -> str:
@@ -55,10 +56,10 @@ class Guide(Operation):
 
 
 class Guidance:
-    """What `guide` does on one denoiser, after it ran.
+    """What `guide` does to one denoiser's output.
 
-    Both predictions of an image become the mixture, so that whatever the pipeline makes of the two
-    is the mixture again, bit for bit.
+    Both predictions of an image are replaced by the mixture, so that the pipeline's own mixture of
+    the two equals it, bit for bit.
     """
 
     def __init__(self) -> None:
@@ -67,10 +68,10 @@ class Guidance:
     def mix(
         self, applied: Sequence[tuple[Applied, At]], args: tuple, kwargs: dict, output: Any
     ) -> Any:
-        """What the denoiser returned, with the mixtures of guided images in it; None without any.
+        """The denoiser's output with the mixtures of guided images; None if there are none.
 
         Raises:
-            InterpError: there are no unconditional rows, or steps were left out.
+            InterpError: there are no unconditional rows, or steps were skipped.
         """
         owner, first = applied[0]
         rows, step = first.reader.batch, first.clock.step
@@ -89,7 +90,7 @@ class Guidance:
         if not rows.uncond:
             raise InterpError(
                 f"{asked[0]!r} was asked for.",
-                "The pipeline runs without guidance: there is no unconditional prediction to mix.",
+                "The pipeline runs without guidance, so there is no unconditional prediction.",
                 "Run it with guidance_scale above 1.",
             )
         for _, at in applied:
@@ -120,7 +121,7 @@ class Guidance:
         if clock.step != len(self._norms):
             raise InterpError(
                 f"guide(until='minimum') was asked for at step {clock.step}.",
-                f"It must see every step of a run from the first on, and saw {len(self._norms)}.",
+                f"It must see every step of a run from the first on, but saw {len(self._norms)}.",
                 "Leave out steps=, and do not set the step by hand.",
             )
         abar = alpha_bar(scheduler, clock.timestep)
@@ -132,5 +133,5 @@ class Guidance:
         return (falls & rises).any(dim=0).tolist()
 
 
-# Patches are read from JSON by the names in this table.
+# The names by which patches are read from JSON.
 OPERATIONS["guide"] = Guide

@@ -145,7 +145,7 @@ def test_an_unknown_pad_token_is_refused(sd1) -> None:
 
 
 def test_a_text_that_sdxl_splits_in_two_ways_is_refused(sdxl) -> None:
-    with pytest.raises(InterpError, match=r"'wow!!'.* 2 and 3 tokens.*Write one '!'"):
+    with pytest.raises(InterpError, match=r"'wow!!'.* 2 and 3 tokens.*Replace several '!'"):
         encode(sdxl, "wow!!")
 
 
