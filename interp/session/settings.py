@@ -1,6 +1,6 @@
-"""What a generation's numbers depend on beside prompt, seed and patch, said once and written down.
+"""What results depend on besides prompt, seed and patch; recorded in their provenance.
 
-The base of `Session`, in a file of its own because a sweep compares settings without running.
+The base of `Session`, in its own file because a sweep compares settings without running.
 """
 
 from collections.abc import Mapping
@@ -27,20 +27,20 @@ class Settings:
         'DDIMScheduler'
 
     Args:
-        pipe: a Stable Diffusion 1.x, 2.x or SDXL pipeline; it is used, never changed.
+        pipe: a Stable Diffusion 1.x, 2.x or SDXL pipeline; it is used but never changed.
         steps: denoising steps.
-        guidance: classifier-free guidance; at most 1 runs without unconditional rows.
+        guidance: classifier-free guidance; up to 1 there are no unconditional rows.
         height, width: pixels; the model's own size by default.
-        negative: the unconditional prompt. None is what the pipeline does by itself: `""` for SD,
-            all zeros for most SDXL models.
+        negative: the unconditional prompt. None is the pipeline's default: `""` for SD, all zeros
+            for most SDXL models.
         budget: GiB of activations that a batch may take; see `memory.images_at_once`.
-        source: where the model is from, to be written down: `id`, and `revision` of a hub's. What
-            it is now is found out anew whenever it is asked for.
-        call: other arguments of the pipeline's call, such as `guidance_rescale`, `clip_skip` (of
-            prompts that the session encodes) or `ip_adapter_image`; they are written down too.
+        source: where the model is from, for provenance: `id`, and `revision` on a hub. What the
+            model is now is determined anew whenever it is asked for.
+        call: other arguments of the pipeline's call, such as `guidance_rescale`, `clip_skip` (for
+            prompts that the session encodes) or `ip_adapter_image`; they are recorded too.
 
     Raises:
-        InterpError: the pipeline is of another kind, or a setting makes no sense.
+        InterpError: the pipeline is of another kind, or a setting is invalid.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Settings:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments that make the same session of the same pipeline."""
+        """The arguments that recreate this session from the same pipeline."""
         names = ("steps", "guidance", "height", "width", "negative", "budget")
         return {**{name: getattr(self, name) for name in names}, **self.call}
 
@@ -79,7 +79,7 @@ class Settings:
 
     @property
     def uncond_policy(self) -> str:
-        """What the unconditional rows are given: a prompt in quotes, "zeros", or "none"."""
+        """The input of the unconditional rows: a prompt in quotes, "zeros", or "none"."""
         if not self.guided:
             return "none"
         zeros = getattr(self.pipe.config, "force_zeros_for_empty_prompt", False)
@@ -87,7 +87,7 @@ class Settings:
 
     @property
     def unconditional(self) -> Prompt:
-        """The prompt of the unconditional rows, as the text encoder is now."""
+        """The prompt of the unconditional rows, from the text encoder as it is now."""
         prompt = encode(self.pipe, self.negative or "")[0]
         if self.uncond_policy != "zeros":
             return prompt
@@ -102,7 +102,7 @@ class Settings:
         return self.provenance()["model"]
 
     def provenance(self) -> dict[str, Any]:
-        """Return what is needed to run again, apart from prompts, seeds and patches."""
+        """Return what is needed to reproduce a run, apart from prompts, seeds and patches."""
         facts = results.describe(self.pipe)
         name = facts["model"]["id"] or type(self.pipe).__name__
         return {
@@ -129,7 +129,7 @@ class Settings:
         return f'<table class="{LITERAL}">{title}{rows}</table>'
 
     def _facts(self) -> dict[str, Any]:
-        """What a reader wants to see at a glance: nothing that takes time to find out."""
+        """What to see at a glance; nothing that takes time to compute."""
         pipe = self.pipe
         return {
             "model": self.source.get("id") or getattr(pipe.config, "_name_or_path", None) or "",
@@ -153,44 +153,44 @@ def _check(
         raise InterpError(
             f"A session with a {type(pipe).__name__} was asked for.",
             "Sessions run StableDiffusionPipeline and StableDiffusionXLPipeline.",
-            "Load one with interp.load(name); patches and recorders work on similar pipelines "
-            "without a session: with patch.on(pipe).",
+            "Load one with interp.load(name). Without a session, patches and recorders work on "
+            "other pipelines too: with patch.on(pipe).",
         )
     if steps < 1 or not 0 <= guidance < float("inf"):
         raise InterpError(
             f"{steps} steps with guidance {guidance} were asked for.",
-            "There is at least one step, and guidance is finite and not negative.",
+            "There must be at least one step, and guidance must be finite and not negative.",
             "The field uses steps=50, guidance=7.5.",
         )
     if any(side is not None and (side < 8 or side % 8) for side in (height, width)):
         raise InterpError(
             f"Images of {height} x {width} pixels were asked for.",
-            "Both sides are multiples of 8.",
-            "Leave height and width out for the model's own size.",
+            "Both sides must be multiples of 8.",
+            "Leave out height and width for the model's own size.",
         )
     if getattr(pipe, "safety_checker", None) is not None:
         raise InterpError(
             "A session can not have a pipeline with a safety checker.",
-            "It blackens some images, and a black image has no similarity to anything.",
+            "It blackens some images, and a black image is similar to nothing.",
             "Load it with safety_checker=None, or set pipe.safety_checker = None.",
         )
 
 
 def has_its_images(session: Settings) -> None:
-    """Raise if the UNet takes an image with every prompt, and the session has none.
+    """Raise if the UNet needs an image with every prompt, and the session has none.
 
     Example:
         >>> has_its_images(sd)        # before every run: an adapter may be loaded at any time
 
     Raises:
-        InterpError: for a pipeline with an IP-Adapter.
+        InterpError: the pipeline has an IP-Adapter.
     """
     adapted = session.pipe.unet.config.encoder_hid_dim_type == "ip_image_proj"
     if adapted and not session.call.keys() & set(IMAGES):
         raise InterpError(
             f"A session was run on a {type(session.pipe).__name__} with an IP-Adapter.",
-            "The adapter takes an image with every prompt, and the session was given none.",
-            "Give it one, Session(pipe, ip_adapter_image=image), or pipe.unload_ip_adapter().",
+            "The adapter needs an image with every prompt, and the session has none.",
+            "Pass one, Session(pipe, ip_adapter_image=image), or call pipe.unload_ip_adapter().",
         )
 
 
@@ -201,13 +201,13 @@ def text_alone(session: Settings) -> None:
         >>> text_alone(sd)        # before the UNet is called without the pipeline
 
     Raises:
-        InterpError: naming what else it is given.
+        InterpError: naming its other inputs.
     """
     has_its_images(session)
     more = sorted(session.call.keys() & {*IMAGES, "cross_attention_kwargs"})
     if more:
         raise InterpError(
             f"Single predictions of a session with {', '.join(more)} were asked for.",
-            "There the UNet is called directly, with latents and text alone.",
+            "They call the UNet directly, with only latents and text.",
             "Use a session without it, or methods that run the pipeline.",
         )

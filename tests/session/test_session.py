@@ -292,7 +292,7 @@ def test_a_session_shows_itself(sd):
         (lambda sd: sd.run([]), "0 prompts on trajectory"),
         (lambda sd: sd.run("a", seeds=[]), "at least one seed"),
         (lambda sd: sd.run("a", trajectory="other"), "trajectory='other'"),
-        (lambda sd: sd.run("a", images=True, trajectory="clean"), "see images with trajectory"),
+        (lambda sd: sd.run("a", images=True, trajectory="clean"), "look at images with trajectory"),
         (lambda sd: Session(sd.pipe, budget=0.0).run("a"), "positive number of GiB"),
     ],
 )
