@@ -1,6 +1,6 @@
-"""Whatever is worked out prompt by prompt, in a store that survives a kill.
+"""Any results computed prompt by prompt, in a store that survives being killed.
 
-What `sweep` does for images under patches, for results that are made otherwise, such as scores.
+Like `sweep`, but for results other than patched images, such as scores.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def each_prompt(
     labels: Mapping[str, Sequence[Any]],
     settings: Mapping[str, Any],
 ) -> xr.Dataset:
-    """Return what `make(number, prompt)` gives for every prompt, along `prompt`.
+    """Return the results of `make(number, prompt)` for every prompt, along `prompt`.
 
     Example:
         >>> def scores(number, prompt):
@@ -37,13 +37,13 @@ def each_prompt(
         >>> each_prompt(sd, texts, 4, "scores.zarr", scores, labels={}, settings={})
 
     Args:
-        seeds: how many, or which; they are written down.
-        store: `*.zarr`; the same call continues it.
+        seeds: how many, or which; recorded in the store.
+        store: `*.zarr`; the same call resumes it.
         labels: coordinates of the prompts.
-        settings: whatever else decides about the results, as JSON values.
+        settings: whatever else determines the results, as JSON values.
 
     Raises:
-        InterpError: the store was begun under other settings.
+        InterpError: the store was begun with other settings.
     """
     prompts = [session.encode(text) for text in texts]
     nothing = Plan(chosen_seeds(seeds), {"none": None}, None, {}, (), False)
