@@ -12,32 +12,32 @@ from tests.matrix.test_schedulers import SCHEDULERS, UNTRACED
 PAGE = Path(__file__).parent.parent.parent / "docs" / "pipelines.md"
 UNTESTED = (
     "GLIGEN with images", "pix2pix zero", "LDM3D", "latent upscale", "Kolors", "DeepFloyd IF",
-    "Kandinsky", "video pipelines but AnimateDiff",
+    "Kandinsky", "video pipelines other than AnimateDiff",
 )  # fmt: skip
 HEAD = """# Which pipelines work
 
-*Exact*: with a patch, the latents are bit for bit those of the same pipeline whose text encoder
-returns edited embeddings; what is recorded is, to 1e-6, the attention worked out from the layers'
-own queries and keys. *Refused*: an error says why, before the batch runs that can not be patched.
-The tests in `tests/matrix` see that every line of this page is so, with diffusers' pipelines, small
-ones with random weights.
+*Exact*: with a patch, the latents equal, bit for bit, those of the same pipeline with a text encoder
+that returns edited embeddings; recordings equal, to 1e-6, the attention computed from the layers'
+own queries and keys. *Refused*: an error says why, before the batch that can not be patched runs.
+The tests in `tests/matrix` check every line of this page, on small diffusers pipelines with random
+weights.
 """
 SHARED = """
-Pipelines derived from these go with them. One made with `from_pipe` on the modules of another is
-patched and recorded by what is on itself; two of them may run in two threads.
+Pipelines derived from these behave the same. Pipelines that share modules through `from_pipe` have
+their own patches and recordings, and may run in two threads.
 
 Not tested: {untested}.
 
 ## Samplers
 
-Steps are calls of the UNet, and counted right, from the first of a run, with all of these. `trace`
-reads predictions as noise, which the last column's allow.
+Steps are calls of the UNet, counted correctly from the start of a run with all of these. `trace`
+converts predictions to noise, which is possible where the last column says yes.
 
 | scheduler | calls in three steps | `trace` |
 |---|---|---|
 """
 CALLED = """
-## What a pipeline is called with
+## Arguments of a pipeline's call
 
 Exact, as above, with
 
