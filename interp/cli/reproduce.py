@@ -100,9 +100,8 @@ def reproduce(
 
 def _complete(asked: Any, given: dict[str, Any]) -> None:
     """Raise if something that the paper needs is missing, or is not the paper's file."""
-    import hashlib
-
     from interp.errors import InterpError
+    from interp.results.hashes import file_sha256
 
     missing = [
         f"{option}: {what} ({where})"
@@ -118,8 +117,7 @@ def _complete(asked: Any, given: dict[str, Any]) -> None:
     for option, what, _, expected in asked.needs():
         path = given[option]
         if expected and path is not None and Path(path).is_file():
-            with open(path, "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = file_sha256(path)
             if found != expected:
                 raise InterpError(
                     f"{option} {path} was given as {what}.",

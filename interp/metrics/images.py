@@ -99,15 +99,22 @@ def aligned(images: Images, reference: Images) -> tuple[Tensor, Tensor]:
         InterpError: the lengths differ and the reference is not a single image.
     """
     a, b = as_batch(images), as_batch(reference)
-    if len(b) == 1:
-        b = repeat(b, "1 c h w -> n c h w", n=len(a))
-    if len(a) != len(b):
+    return a, one_for_each(b, len(a), "reference").to(a.device)
+
+
+def one_for_each(given: Float[Tensor, "m ..."], images: int, what: str) -> Float[Tensor, "n ..."]:
+    """Return one row for each image: those given, or a single one repeated.
+
+    Raises:
+        InterpError: there are several, but not one for each image; it calls them `what`.
+    """
+    if len(given) not in (1, images):
         raise InterpError(
-            asked=f"Cannot compare {len(a)} images with {len(b)} references.",
-            exists="There is one reference for all images, or one for each.",
-            todo="Repeat or select the references so that the lengths agree.",
+            asked=f"Cannot compare {images} images with {len(given)} {what}s.",
+            exists=f"There must be one {what} for all images, or one for each.",
+            todo=f"Repeat or select the {what}s so that the lengths agree.",
         )
-    return a, b.to(a.device)
+    return repeat(given, "1 ... -> n ...", n=images) if len(given) == 1 else given
 
 
 def same_size(images: Images, reference: Images) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,12 @@ import torch
 from interp.errors import InterpError
 
 
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file, read piece by piece."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def folder_sha256(folder: str | Path) -> str:
     """Return one SHA-256 over all `*.safetensors` below a folder: names and contents.
 
@@ -32,8 +38,7 @@ def folder_sha256(folder: str | Path) -> str:
         )
     for path in files:
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()
 
 
