@@ -16,10 +16,10 @@ UNTESTED = (
 )  # fmt: skip
 HEAD = """# Which pipelines work
 
-*Exact*: with a patch, the latents equal, bit for bit, those of the same pipeline with a text encoder
-that returns edited embeddings; recordings equal, to 1e-6, the attention computed from the layers'
-own queries and keys. *Refused*: an error says why, before the batch that can not be patched runs.
-The tests in `tests/matrix` check every line of this page, on small diffusers pipelines with random
+*Exact*: with a patch, the latents equal, bit for bit, those of the same pipeline whose text encoder
+returns edited embeddings; recordings equal, to 1e-6, the attention computed from the layers' own
+queries and keys. *Refused*: an error says why, before the batch that can not be patched runs. The
+tests in `tests/matrix` check every line of this page, on small diffusers pipelines with random
 weights.
 """
 SHARED = """
