@@ -37,9 +37,7 @@ class Zero(Operation):
         super().__post_init__()
         if not 0 <= self.fraction <= 1:
             raise InterpError(
-                f"{self!r} was asked for.",
-                "A fraction is between 0 and 1.",
-                "Use 0.7 for 70 %.",
+                f"{self!r} was asked for.", "A fraction is between 0 and 1.", "Use 0.7 for 70 %."
             )
 
     @property

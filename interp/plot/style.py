@@ -71,12 +71,7 @@ def canvas(
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            rows,
-            columns,
-            figsize=(width, height),
-            squeeze=False,
-            layout="constrained",
-            **share,
+            rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **share
         )
         # pyplot would keep it forever, and a notebook would show it twice.
         plt.close(figure)

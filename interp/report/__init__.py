@@ -16,14 +16,6 @@ from interp.report.page import render
 from interp.report.subject import Subject
 
 __all__ = [
-    "Case",
-    "Subject",
-    "ablation",
-    "chosen",
-    "collect",
-    "edited",
-    "edits",
-    "generate",
-    "observe",
+    "Case", "Subject", "ablation", "chosen", "collect", "edited", "edits", "generate", "observe",
     "render",
-]
+]  # fmt: skip

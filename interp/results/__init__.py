@@ -9,17 +9,6 @@ from interp.results.provenance import PROVENANCE, describe, packages, provenance
 from interp.results.store import open, save
 
 __all__ = [
-    "DIMS",
-    "LATENT",
-    "PIXELS",
-    "POSITION",
-    "PROVENANCE",
-    "SPACE",
-    "describe",
-    "open",
-    "ordered",
-    "packages",
-    "provenance",
-    "save",
-    "stamp",
-]
+    "DIMS", "LATENT", "PIXELS", "POSITION", "PROVENANCE", "SPACE", "describe", "open", "ordered",
+    "packages", "provenance", "save", "stamp",
+]  # fmt: skip

@@ -25,9 +25,7 @@ GROUP = "group"
 
 
 def resample(
-    groups: Sequence[Hashable],
-    resamples: int = RESAMPLES,
-    seed: int | np.random.SeedSequence = 0,
+    groups: Sequence[Hashable], resamples: int = RESAMPLES, seed: int | np.random.SeedSequence = 0
 ) -> Float[np.ndarray, "resample prompt"]:
     """How often each prompt is in each resample: as often as its group was drawn.
 

@@ -20,11 +20,7 @@ from torch import Tensor
 from interp.errors import InterpError
 
 REFERENCES = ("baseline", "training")
-AXES = {
-    "image": ("patch", "seed", "reference"),
-    "prompt": ("patch", "seed"),
-    "seeds": ("patch",),
-}
+AXES = {"image": ("patch", "seed", "reference"), "prompt": ("patch", "seed"), "seeds": ("patch",)}
 Variable = tuple[tuple[str, ...], np.ndarray]
 
 
