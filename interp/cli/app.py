@@ -16,7 +16,7 @@ COMMANDS = {
     "explore": "Pick a prompt, patch it by clicks, see the image change, copy the line of Python.",
     "edits": "The named edits, and what they do.",
     "sweep": "Prompts x seeds x edits, written to a store that opens with plain xarray.",
-    "calibrate": "The detectors' scores on prompts that are not memorized, for `inspect`.",
+    "calibrate": "The detectors' thresholds, from prompts that are not memorized, for `inspect`.",
     "ablate": "Every intervention and mitigation on memorized prompts, as tables and figures.",
     "reproduce": "A paper's tables next to ours, with its prompts, seeds and sampler.",
     "benchmark": "Every detector and mitigation of the field: AUC, copies left, fidelity, cost.",

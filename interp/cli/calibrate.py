@@ -1,4 +1,4 @@
-"""`interp calibrate`: how detectors score prompts that are not memorized, as a file."""
+"""`interp calibrate`: the detectors' thresholds, from prompts that are not memorized, as a file."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ def calibrate(
     device: options.Device = None,
     dtype: options.Dtype = None,
 ) -> Any:
-    """The detectors' scores on prompts that are not memorized, for `inspect`.
+    """The detectors' thresholds, from prompts that are not memorized, for `inspect`.
 
     `report` uses them too. Given --prompts that are known to be memorized, it also says how many of
     them are detected. The embedded model brings its own controls and memorized prompts.
