@@ -1,7 +1,7 @@
 """What every metric is: a callable on two batches, with its provenance.
 
-Numbers of this field differ by how an image was resized or which weights were used, so a metric
-says both. A threshold is no part of a metric: calibrate it on controls.
+Results in this field depend on how images were resized and which weights were used, so a metric
+records both. A metric has no threshold: calibrate one on controls.
 """
 
 from abc import ABC, abstractmethod

@@ -1,7 +1,7 @@
-"""Which files is a model of? SHA-256 of a folder of weights.
+"""Which files is a model made of? SHA-256 of files and folders of weights.
 
-For models that are used as they lie on the disk. A pipeline can be changed in memory, and has an
-`identity`. Not for verifying a download: hubs publish their own.
+For models that are used as they are on disk. A pipeline can be changed in memory, and has an
+`identity`. Not for verifying downloads: hubs publish their own hashes.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ def folder_sha256(folder: str | Path) -> str:
         '3f786850e387'
 
     Raises:
-        InterpError: there is no such file below the folder.
+        InterpError: the folder has no such files.
     """
     folder = Path(folder)
     digest, files = hashlib.sha256(), sorted(folder.rglob("*.safetensors"))
     if not files:
         raise InterpError(
-            asked=f"The weights in {str(folder)!r} were to be hashed.",
-            exists="There is no *.safetensors file below it.",
+            asked=f"Cannot hash the weights in {str(folder)!r}.",
+            exists="There are no *.safetensors files in it.",
             todo="Save the model with safe_serialization=True; pickled weights are never read.",
         )
     for path in files:
