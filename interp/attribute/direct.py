@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attribute.points import Points, chunks, predict, rows_at_once
-from interp.attribute.resume import Cache, Cost, caching, resumed
+from interp.attribute.resume import Cost, Memory, remembering, resumed
 from interp.attribute.values import NoiseValue
 from interp.denoiser.layers import sites
 from interp.patch import Patch, apply
@@ -85,11 +85,11 @@ def evaluate(
 
 def _remember(
     session: Session, part: Points, base: Patch, value: NoiseValue, cost: Cost
-) -> tuple[Cache, Float[Tensor, " row"]]:
+) -> tuple[Memory, Float[Tensor, " row"]]:
     """Run the base once, from start to end."""
     with (
         apply(session.pipe, [(part.prompt, base)], guided=False),
-        caching(session.pipe.unet) as memory,
+        remembering(session.pipe.unet) as memory,
         cost.measuring(),
     ):
         eps_c = predict(session, part, part.prompt.embeds)
@@ -98,7 +98,7 @@ def _remember(
 
 
 def _by_station(
-    session: Session, asks: Sequence[Intervention], numbers: Sequence[int], memory: Cache
+    session: Session, asks: Sequence[Intervention], numbers: Sequence[int], memory: Memory
 ) -> dict[int, list[int]]:
     """The interventions that differ from their base, by the module at which they begin to."""
     station = {site.name: memory.station(site) for site in sites(session.pipe.unet)}

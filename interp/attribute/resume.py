@@ -30,7 +30,7 @@ STATIONS = (ResnetBlock2D, Transformer2DModel, Downsample2D, Upsample2D)
 
 
 @dataclass
-class Cache:
+class Memory:
     """The outputs of a UNet's skippable modules in one call, in the order in which they ran."""
 
     order: list[str] = field(default_factory=list)
@@ -58,14 +58,14 @@ def stations(unet: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def caching(unet: nn.Module) -> Iterator[Cache]:
-    """Cache the outputs of the skippable modules in the next UNet call.
+def remembering(unet: nn.Module) -> Iterator[Memory]:
+    """Keep the outputs of the skippable modules in the next UNet call.
 
     Example:
-        >>> with caching(pipe.unet) as memory:
+        >>> with remembering(pipe.unet) as memory:
         ...     predict(sd, points, a.embeds)
     """
-    memory = Cache()
+    memory = Memory()
 
     def keep(name: str, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         memory.order.append(name)
@@ -78,7 +78,7 @@ def caching(unet: nn.Module) -> Iterator[Cache]:
 
 
 @contextmanager
-def resumed(unet: nn.Module, memory: Cache, first: int, copies: int) -> Iterator[None]:
+def resumed(unet: nn.Module, memory: Memory, first: int, copies: int) -> Iterator[None]:
     """Let UNet calls resume at module number `first`, with the cached rows repeated `copies` times.
 
     Example:
@@ -134,7 +134,7 @@ class Cost:
             for name, count in counts.items()
         }
 
-    def share(self, memory: Cache, first: int) -> float:
+    def share(self, memory: Memory, first: int) -> float:
         """The fraction of a whole call that runs if it resumes at module number `first`."""
         skipped = sum(self.flops[name] for name in memory.order[:first])
         return 1 - skipped / self.flops[""]

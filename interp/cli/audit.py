@@ -111,8 +111,8 @@ def _load(pipe: Any, lora: Path) -> None:
 
     if lora.suffix != ".safetensors" or not lora.is_file():
         raise InterpError(
-            f"Cannot load the LoRA {str(lora)!r}.",
-            "There is no such file." if not lora.is_file() else "It is not a *.safetensors file.",
+            f"The LoRA {str(lora)!r} was to be loaded.",
+            "It is not there." if not lora.is_file() else "It is no *.safetensors file.",
             "Save it as safetensors: pickled weights are never read.",
         )
     pipe.load_lora_weights(lora.parent, weight_name=lora.name, adapter_name=LORA)

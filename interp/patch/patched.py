@@ -185,19 +185,16 @@ class PatchedDenoiser:
                 stacklevel=2,
             )
 
-    def _edits(self, site: Site) -> RowEdits:
-        """The edits of all patches at a layer, row by row."""
-        by_patch = [at.edits(site) for _, at in self._call.applied]
-        return tuple(tuple(chain.from_iterable(row)) for row in zip(*by_patch, strict=True))
-
     def _plan(self, site: Site, attention: Any, device: torch.device) -> LayerPlan:
+        by_patch = [at.edits(site) for _, at in self._call.applied]
+        rows = tuple(tuple(chain.from_iterable(row)) for row in zip(*by_patch, strict=True))
         heads = {
             o: there[site]
             for _, at in self._call.applied
             for o, there in at.heads.items()
             if site in there
         }
-        return plan_layer(site, self._edits(site), heads, attention.inner_kv_dim, device)
+        return plan_layer(site, rows, heads, attention.inner_kv_dim, device)
 
     def _touch(self, plan: LayerPlan, edits: str, sides: tuple[str, ...] = SIDES) -> None:
         """Note that operations of this kind were carried out in a layer."""

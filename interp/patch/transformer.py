@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -90,6 +91,10 @@ class PatchedTransformer(PatchedDenoiser):
             given["pooled_projections"] = self._pooled(given["pooled_projections"], whole)
         self._add_donor_rows(given, text, whole)
         return (), given
+
+    def _edits(self, site: Site) -> RowEdits:
+        by_patch = [at.edits(site) for _, at in self._call.applied]
+        return tuple(tuple(chain.from_iterable(row)) for row in zip(*by_patch, strict=True))
 
     def _embeds(self, text: Text, edits: Sequence[Any]) -> Text:
         rows = []

@@ -16,6 +16,8 @@ from interp.text.files import PromptRow, read_prompts
 
 TABLE = f"{FOLDER}/memorized.csv"
 HELD_OUT = f"{FOLDER}/held_out.csv"
+EVERY = 1000
+"""More levels of views than there are."""
 UNKNOWN = -1
 """The number of views if it is unknown."""
 
@@ -40,7 +42,7 @@ def chosen(memorized: Path | None, controls: Path | None, limit: int | None) -> 
     return known(limit) if memorized is None else from_files(memorized, controls, limit)
 
 
-def known(limit: int | None = None, levels: int | None = 3) -> list[Case]:
+def known(limit: int | None = None, levels: int = 3) -> list[Case]:
     """The embedded model's most shown captions (all memorized), and as many controls.
 
     Example:
@@ -49,7 +51,7 @@ def known(limit: int | None = None, levels: int | None = 3) -> list[Case]:
 
     Args:
         limit: the most prompts of each kind, taken from the levels in turn.
-        levels: how many of the highest numbers of views to take from; None for all.
+        levels: how many of the highest numbers of views to take from.
 
     Raises:
         InterpError: there is no embedded model.
@@ -80,7 +82,7 @@ def population(limit: int | None = None) -> list[Case]:
     Args:
         limit: the most titles of each level, of the controls, and of the titles it never saw.
     """
-    everything = known(levels=None)
+    everything = known(levels=EVERY)
     by_level: dict[tuple[str, int], list[Case]] = {}
     for case in everything:
         by_level.setdefault((case.kind, case.views), []).append(case)

@@ -10,7 +10,7 @@ import xarray as xr
 import interp as ip
 from interp import InterpError, Patch, attribute, sites
 from interp.attribute.cells import Cell, inside, outside
-from interp.attribute.resume import caching, resumed, stations
+from interp.attribute.resume import remembering, resumed, stations
 from interp.denoiser.epsilon import alpha_bar, to_epsilon
 from tests.conftest import hook_count
 from tests.runs import latents
@@ -208,7 +208,7 @@ def test_a_resumed_call_is_the_whole_call(sd) -> None:
     unet, a = sd.pipe.unet, sd.encode(A)
     points = attribute.points.clean_points(sd, a, [0], steps=0)
     before = [dict(vars(module)) for module in unet.modules()]
-    with torch.no_grad(), caching(unet) as memory:
+    with torch.no_grad(), remembering(unet) as memory:
         whole = attribute.points.predict(sd, points, a.embeds)
     assert set(memory.order) == set(stations(unet))
     for first in range(len(memory.order)):
