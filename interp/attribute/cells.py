@@ -89,7 +89,7 @@ def _placed(
     steps: Sequence[int] | None,
     within: bool,
 ) -> list[Operation]:
-    """The operation at its heads and sides inside (or outside) the cell."""
+    """The operation at its heads and sides that are (or are not) the cell's."""
     if steps is not None and not len(steps):
         return []
     # Masking removes keys from the softmax: it concerns keys, whatever its side says.

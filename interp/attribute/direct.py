@@ -100,7 +100,7 @@ def _remember(
 def _by_station(
     session: Session, asks: Sequence[Intervention], numbers: Sequence[int], memory: Memory
 ) -> dict[int, list[int]]:
-    """The interventions that differ from their base, by the module at which they begin to."""
+    """The asks that differ from their base, by the station at which they begin to."""
     station = {site.name: memory.station(site) for site in sites(session.pipe.unet)}
     groups: dict[int, list[int]] = {}
     for number in numbers:

@@ -94,9 +94,9 @@ def find_neurons(
         threshold: multi-scale structural similarity; the authors' is the mean plus one standard
             deviation of `likeness` over unmemorized captions of SD 1.4, so compute your model's.
         thetas: tried in turn, the authors' by default; their code stops before theta = 1.
-        once: list a neuron selected by both rules once. The authors' code lists it twice and
-            restores one entry at a time, so after a search that ended at its last theta, when the
-            similarity must not rise, it can never be restored.
+        once: count a neuron that both rules select once. The authors' code lists it twice and gives
+            one entry back at a time, so that after a search that ended at its last theta, where
+            nothing may become more alike, it cannot be given back.
         timestep, data_range: as in `likeness`. Another choice needs another threshold.
 
     Returns:

@@ -1,9 +1,9 @@
 """Attribution patching: the whole causal map to first order, from one backward pass per step.
 
-Keys and values are linear in the embeddings, so a patch changes them by a known amount. Multiplied
-by the gradient of the value, it gives the effect of the patch in every head of every layer, for
-every category, through keys and through values, from a single pass. It is an estimate: `agreement`
-compares it with the exact map of `causal_trace`, which costs more.
+Keys and values are linear in the embeddings, so a patch changes them by a known amount; times the
+gradient of the value, that is what the patch would change in every head of every layer, for every
+category, through keys and through values, all from the same pass. It is an estimate: `agreement`
+says how it ranks cells beside the exact map of `causal_trace`, which costs more.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def attribution_patching(
         >>> estimate.sel(category="pad", side="v").sum("head").mean("seed")
 
     At each step of the clean trajectory, `estimate = <d value / d K, K(patched) - K(clean)>`, and
-    likewise for values, summed over the positions of a category. Estimates add up: the sum over
-    heads, sides or layers is the estimate of patching them together.
+    likewise for values, summed over the positions of a category. Estimates of cells add up: the sum
+    over heads, sides or layers is the estimate of patching them together.
 
     Args:
         session: pipeline and settings.
@@ -174,7 +174,7 @@ def _estimate(
 def projections(
     unet: nn.Module, places: Sequence[Site]
 ) -> Iterator[dict[tuple[Site, str], Tensor]]:
-    """Keys and values of these layers, as leaves of the next UNet call's graph.
+    """Keys and values of these layers, as leaves of the graph that the next UNet call makes.
 
     Example:
         >>> with projections(pipe.unet, sites(pipe.unet)) as leaves:
@@ -208,7 +208,7 @@ def _modules(unet: nn.Module, site: Site) -> list[tuple[nn.Module, tuple[str, ..
 def _deltas(
     unet: nn.Module, site: Site, prompt: Prompt, edited: Sequence[Tensor]
 ) -> dict[str, Float[Tensor, "patch position head inner"]]:
-    """The change that each patch makes to the keys and values of a layer."""
+    """What each patch adds to the keys and to the values of a layer."""
     text = torch.stack([prompt.embeds, *edited])
     found = {}
     for module, sides in _modules(unet, site):

@@ -75,7 +75,7 @@ def baseline_name(baseline: Baseline) -> str:
 
 
 def named_players(players: Players, prompts: Sequence[Prompt], tokenizer: Any) -> dict[str, Player]:
-    """Players by name: the four categories, the words of a prompt, or the user's own.
+    """Players by name: the four categories, the words of the prompt, or those given.
 
     Example:
         >>> named_players("words", [a], sd.pipe.tokenizer)
@@ -89,8 +89,8 @@ def named_players(players: Players, prompts: Sequence[Prompt], tokenizer: Any) -
     if isinstance(players, str):
         if players != "words" or len(prompts) != 1:
             raise InterpError(
-                f"players={players!r} was asked for with {len(prompts)} prompts.",
-                "The only named set of players is 'words', the words of a single prompt.",
+                f"players={players!r} of {len(prompts)} prompts was asked for.",
+                "By name there are only 'words', the words of a single prompt.",
                 "Pass one prompt, or players as {name: categories, positions, Where or Patch}.",
             )
         return dict(words(prompts[0], tokenizer))

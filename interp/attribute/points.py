@@ -85,7 +85,7 @@ def clean_points(
     if not session.guided:
         raise InterpError(
             f"The clean trajectory was asked for with guidance {session.guidance}.",
-            "Without guidance there are no unconditional predictions.",
+            "Without guidance the unconditional noise is never predicted.",
             "Use a session with guidance above 1.",
         )
     calls = unet_call.calls_per_run(session.pipe, session.steps)

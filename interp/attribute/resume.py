@@ -37,7 +37,7 @@ class Memory:
     outputs: dict[str, Any] = field(default_factory=dict)
 
     def station(self, site: Site) -> int:
-        """The place in that order of the module that contains a layer."""
+        """The number of the station that a layer is part of."""
         return next(i for i, name in enumerate(self.order) if site.path.startswith(f"{name}."))
 
 

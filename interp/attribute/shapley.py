@@ -60,10 +60,10 @@ def shapley(
         baseline: what absence means; see `players.absent`. CLIP is causal, so all prompts have the
             same sot, and with a donor its Shapley value is 0.
         value: what is shared out, see `values`; by default `guidance()`.
-        seeds: as in `Session.run`; each takes one generation per coalition.
+        seeds: as in `Session.run`; one generation per coalition each.
         players: the four categories by default; "words" of a single prompt; or
-            `{name: player}`, where a player is one or several categories, positions, a `Where` (the
-            baseline at all positions there), or a patch (what happens when the player is absent).
+            `{name: player}`, where a player is a category or several, positions, a `Where` (the
+            baseline at all positions there), or a patch (what is done when it is absent).
         trajectory: as in `Session.run`.
         level: coverage of the intervals.
 

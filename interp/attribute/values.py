@@ -71,7 +71,7 @@ class NoiseValue:
         if "eps_u" not in data:
             raise InterpError(
                 f"{self.name} was asked for.",
-                "Without guidance there are no unconditional predictions.",
+                "Without guidance the unconditional noise is never predicted.",
                 "Use a session with guidance above 1.",
             )
         dims = (*AXES, "step", "channel", "latent_y", "latent_x")

@@ -5,7 +5,19 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.cli import options
+from interp.cli.options import (
+    Clip,
+    Controls,
+    Descriptor,
+    Devices,
+    Dtype,
+    Model,
+    Scheduler,
+    Seeds,
+    Steps,
+    Suspects,
+    Workers,
+)
 from interp.cli.stages import show_stages
 from interp.cli.workers import cluster, gpus_of
 
@@ -13,28 +25,28 @@ QUICK = {"limit": 4, "seeds": 2, "steps": 6}
 
 
 def benchmark(
-    model: options.Model = "embedded",
-    prompts: options.Suspects = None,
-    controls: options.Controls = None,
+    model: Model = "embedded",
+    prompts: Suspects = None,
+    controls: Controls = None,
     out: Annotated[Path, typer.Option(help="Folder for stores, tables and figures.")] = Path(
         "out/benchmark"
     ),
     limit: Annotated[
-        int | None, typer.Option(help="Training images of each kind and level at most.", min=1)
+        int | None, typer.Option(help="At most so many images of each kind and level.", min=1)
     ] = None,
-    seeds: options.Seeds = 2,
-    steps: options.Steps = 50,
-    quick: Annotated[bool, typer.Option(help="A trial run: minutes, and wide intervals.")] = False,
-    sscd: options.Descriptor = None,
-    clip: options.Clip = None,
-    device: options.Devices = None,
-    dtype: options.Dtype = None,
-    workers: options.Workers = 1,
-    scheduler: options.Scheduler = None,
+    seeds: Seeds = 2,
+    steps: Steps = 50,
+    quick: Annotated[bool, typer.Option(help="Minutes, and wide intervals: a test.")] = False,
+    sscd: Descriptor = None,
+    clip: Clip = None,
+    device: Devices = None,
+    dtype: Dtype = None,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
 ) -> Any:
-    """Every detector and mitigation of the field: AUC, copies left, fidelity, cost.
+    """Every detector and mitigation of the field: areas, copies left, fidelity, cost.
 
-    Run it again to resume.
+    Run again, it goes on where it was.
     """
     log = show_stages()
     import interp as ip
@@ -77,7 +89,7 @@ def benchmark(
 
 
 def _reference(cases: list[Any]) -> tuple[list[Any], list[str]]:
-    """Set aside a quarter of the ordinary prompts, eight at most, for detectors that need some."""
+    """Set a quarter of the ordinary prompts apart, eight at most, for detectors that need some."""
     kinds = [kind for kind in ("held_out", "control") if any(case.kind == kind for case in cases)]
     if not kinds:
         return cases, []

@@ -1,9 +1,8 @@
 """Guidance as a patch: how the conditional and unconditional predictions are mixed.
 
-A pipeline mixes them as `eps_u + guidance * (eps_c - eps_u)`. `guide` mixes them with another
-weight in some steps. It edits what the denoiser returns, so it works with any scheduler and along
-with any other patch. Not for models with distilled guidance (LCM, Flux), which have only one
-prediction.
+A pipeline mixes them as `eps_u + guidance * (eps_c - eps_u)`. `guide` mixes them by another weight
+in some steps, on what the denoiser returns, so it works with any scheduler and beside any other
+patch. Not for models with distilled guidance (LCM, Flux), which have no two predictions to mix.
 """
 
 from __future__ import annotations
@@ -56,10 +55,10 @@ class Guide(Operation):
 
 
 class Guidance:
-    """What `guide` does to one denoiser's output.
+    """What `guide` does on one denoiser, after it ran.
 
-    Both predictions of an image are replaced by the mixture, so that the pipeline's own mixture of
-    the two equals it, bit for bit.
+    Both predictions of an image become the mixture, so that whatever the pipeline makes of the two
+    is the mixture again, bit for bit.
     """
 
     def __init__(self) -> None:
@@ -90,7 +89,7 @@ class Guidance:
         if not rows.uncond:
             raise InterpError(
                 f"{asked[0]!r} was asked for.",
-                "The pipeline runs without guidance, so there is no unconditional prediction.",
+                "The pipeline runs without guidance: there is no unconditional prediction to mix.",
                 "Run it with guidance_scale above 1.",
             )
         for _, at in applied:
@@ -133,5 +132,5 @@ class Guidance:
         return (falls & rises).any(dim=0).tolist()
 
 
-# The names by which patches are read from JSON.
+# Patches are read from JSON by the names in this table.
 OPERATIONS["guide"] = Guide

@@ -234,26 +234,26 @@ def silence(
 
 
 def guide(weight: float, *, steps: Steps = None, until: Until = None) -> Patch:
-    """Mix the conditional and unconditional predictions with another guidance weight.
+    """Mix the conditional and the unconditional prediction by another weight of guidance.
 
     Example:
         >>> guide(0, steps=slice(0, 25))         # no guidance in the first half of 50 steps
         >>> guide(1, until="minimum")            # none before the norm's first minimum
 
-    The prediction becomes `eps_u + weight * (eps_c - eps_u)` instead of the pipeline's own mixture:
-    0 follows the empty prompt, 1 only the prompt, and a negative weight moves away from it.
+    The prediction is `eps_u + weight * (eps_c - eps_u)` in the place of the pipeline's own mixture:
+    0 follows the empty prompt, 1 the prompt alone, and a negative weight leads away from it.
 
     Args:
-        weight: the guidance weight; the pipeline's `guidance_scale` applies in all other steps.
+        weight: of guidance; the pipeline's `guidance_scale` holds in all other steps.
         steps: UNet calls of a run, counted from 0; all by default.
-        until: "minimum" ends once `||eps_c - eps_u||` rises after having fallen, that is, one step
-            after its first local minimum, separately for each image.
+        until: "minimum" ends at the first step at which `||eps_c - eps_u||` is larger than one step
+            before, having been smaller there than two steps before; for each image by itself.
 
-    If there are several guides, the last one counts. Recordings and traces hold what the denoiser
+    Of several guides the last one counts. Whatever is recorded or traced is what the denoiser
     predicted, not the mixture.
 
     Raises:
-        InterpError: an argument is invalid or, at run time, the pipeline runs without guidance.
+        InterpError: for other arguments; while it runs, if the pipeline runs without guidance.
     """
     return Patch((Guide(CATEGORIES, Where(steps=steps), weight, until),))
 

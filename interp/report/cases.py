@@ -80,7 +80,7 @@ def population(limit: int | None = None) -> list[Case]:
         {'memorized', 'control', 'held_out'}
 
     Args:
-        limit: the most titles of each level, of the controls, and of the titles it never saw.
+        limit: at most so many of each level, of the controls, and of the titles it never saw.
     """
     everything = known(levels=EVERY)
     by_level: dict[tuple[str, int], list[Case]] = {}

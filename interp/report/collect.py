@@ -81,11 +81,11 @@ def collect(
         threshold: the similarity from which one image is a copy of the other.
         fidelity: a CLIPScore, if there is one.
         edits: by name; by default `report.edits()`.
-        seeds: the number of unedited images per prompt, on which verdicts are based.
-        edited: the number of images per prompt and edit.
-        command: how to make the report again, shown in it.
-        calibration: sets the detectors' thresholds, instead of the controls among these prompts.
-        client: a Dask client for the sweep over edits.
+        seeds: unedited images of each prompt, on which verdicts rest.
+        edited: images of each prompt under each edit.
+        command: how to make the report again, which the report shows.
+        calibration: sets the detectors' levels, rather than the controls among these prompts.
+        client: a Dask client, for the sweep over edits.
 
     Returns:
         Over `prompt`, `seed`, `patch`, `edit_seed`, `step`, `layer`, `category`, `position`,
@@ -151,7 +151,7 @@ def observe(
     parts = [
         unedited(session, case, seeds, metrics) for case in tqdm(cases, unit="prompt", disable=None)
     ]
-    # Concatenate coordinates too, even if all prompts agree on them.
+    # Also coordinates on which all prompts agree, as one prompt does with itself.
     return xr.concat(parts, "prompt", coords="all").assign_coords(
         prompt=range(len(cases)),
         kind=("prompt", [case.kind for case in cases]),
@@ -161,7 +161,7 @@ def observe(
 
 
 def unedited(session: Session, case: Subject, seeds: int, metrics: Mapping[str, Any]) -> xr.Dataset:
-    """One unedited prompt: its images, its attention, and its detectors' scores.
+    """One prompt as it is: its images, where it is attended to, what detectors say.
 
     Example:
         >>> unedited(sd, case, 4, {"similarity": sscd, "alike": Diversity(sscd)})

@@ -66,9 +66,9 @@ def reproduce(
         cases: memorized prompts and controls.
         out: the folder, created if necessary; the same call resumes its store.
         seeds: how many, or which; the paper's are `preset.seeds`.
-        similarity, fidelity, aesthetic: metrics; without the last two, their columns are missing.
-            Detectors need none.
-        client: a Dask client whose workers share the prompts; only for edits.
+        similarity, fidelity, aesthetic: metrics; the last two may be missing, and so will their
+            columns. Detectors need none.
+        client: a Dask client whose workers share the prompts; for edits.
 
     Returns:
         A row for each edit or detector, kind of prompt and measure: `ours` with its interval,

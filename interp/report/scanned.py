@@ -30,7 +30,7 @@ def scanned(
         session: pipeline and settings.
         cases: the prompts and what is known about them; `kind` and `group` become coordinates.
         seeds: how many, or which.
-        store: `*.zarr`; the same call resumes it.
+        store: `*.zarr`; the same call continues it.
 
     Raises:
         InterpError: the session has too few steps or no guidance, or the store was begun with other

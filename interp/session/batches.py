@@ -26,10 +26,10 @@ def batches(
     at_once: int,
     clean: bool,
 ) -> Iterator[list[Job]]:
-    """Yield batches of at most `at_once` jobs (two, if a clean run is included).
+    """Yield batches of at most `at_once` jobs (two, where a clean run comes along).
 
-    The patches of one prompt and seed stay together. With `clean`, each batch starts with the
-    unpatched run whose latents the others use; it is not part of the results.
+    The patches of one prompt and seed come together. With `clean`, each batch begins with the
+    unpatched run whose latents the others are given; it has no place among the results.
 
     Example:
         >>> plain = [Start(a)]
@@ -90,7 +90,7 @@ def labelled(
             values = rearrange(variable.values, pattern, **axes)
             variable = xr.Variable((*axes, *variable.dims[1:]), values, variable.attrs)
         variables[name] = _of_prompt(variable) if name in rows.coords else variable
-    # The number of positions of each category in what was run.
+    # How many positions each category has in what was run.
     counts = [[[list(s.prompt.counts.values())] for s in starts] for starts in edits]
     tokens = xr.Variable((*axes, "category"), np.asarray(counts))
     data = xr.Dataset(variables, attrs=rows.attrs).set_coords(list(rows.coords))
@@ -136,7 +136,7 @@ def _per_row(result: Generated) -> xr.Dataset:
 
 
 def _rows_of(recorded: xr.Dataset) -> xr.Dataset:
-    """A recording along `row`; for recorders, every row of the batch is a prompt with one image."""
+    """A recorder's dataset, to which every row of the batch is a prompt with one image."""
     rows = recorded.isel(seed=0, drop=True).drop_vars(["prompt", "text", "tokens"])
     return rows.rename(prompt="row").drop_attrs(deep=False)
 

@@ -32,8 +32,8 @@ from interp.text.prompt import Prompt
 class Job:
     """One image to generate: a prompt, a seed and a patch.
 
-    `place` is its index in the results; None for a run that only provides latents for the others.
-    `latents` is unit noise `[c, h, w]` to use instead of the seed's.
+    `place` is its place among the results; None for a run that only gives others its latents.
+    `latents` is unit noise `[c, h, w]` in the place of the seed's own.
     """
 
     prompt: Prompt
@@ -209,14 +209,14 @@ def _quiet(pipe: Any) -> Iterator[None]:
 
 @contextmanager
 def _tracing(pipe: Any, dtype: torch.dtype, guided: bool) -> Iterator[Trace]:
-    """Keep the UNet's inputs, and its outputs converted to noise, at every call."""
+    """Keep what the UNet is given and returns, as noise, at every call."""
     hookable(pipe)
     trace = Trace([], [], [], [], [])
     scheduler = pipe.scheduler
     if not hasattr(scheduler, "alphas_cumprod"):
         raise InterpError(
             f"A trace with a {type(scheduler).__name__} was asked for.",
-            "It has no alphas_cumprod, which are needed to convert predictions to noise.",
+            "It has no alphas_cumprod, by which predictions are read as noise.",
             "Trace with DDIM, Euler, DPM++ or another of Stable Diffusion's schedulers.",
         )
     kind = scheduler.config.prediction_type

@@ -33,7 +33,7 @@ def load(
     scheduler: str | None = None,
     **settings: Any,
 ) -> Session:
-    """Load a Stable Diffusion 1.x, 2.x or SDXL pipeline into a `Session`.
+    """Load a Stable Diffusion 1.x, 2.x or SDXL pipeline and put it into a `Session`.
 
     Example:
         >>> load()                                                      # the embedded model
@@ -44,20 +44,20 @@ def load(
         name: "embedded", the model that comes with interp, or "embedded:bang", its twin, which are
             never looked up on a network; or a folder in diffusers format ("./embedded" is one); or
             a hub id, which is downloaded unless it is in the cache.
-        dtype: by default float32 on a CPU and float16 elsewhere. With torch 2.13 a seed gives the
-            same noise in every precision; with 2.11 it does not, and images are not comparable.
-        device: by default a GPU, if there is one.
-        local_files_only: for a hub id, use only the cache.
-        revision: for a hub id, the commit to load.
-        scheduler: a scheduler of diffusers, such as "DDIM", configured like the model's own, which
-            is the default.
+        dtype: float32 on a CPU and float16 elsewhere by default. With torch 2.13 a seed gives the
+            same noise in every precision, with 2.11 it does not, and their images are no pairs.
+        device: a GPU if there is one by default.
+        local_files_only: for a hub id, use the cache alone.
+        revision: for a hub id, the commit to take.
+        scheduler: a class of diffusers, such as "DDIM", made from the configuration of the model's
+            own; its own by default.
         settings: settings of the session (`steps=`, `guidance=`, ...).
 
     The safety checker is left out: it blackens images, and a black image is similar to nothing.
 
     Raises:
-        InterpError: there is no model of that name, its folder is incomplete, float16 was asked for
-            on a CPU, or the scheduler is unknown.
+        InterpError: nothing of that name exists, its folder is incomplete, float16 is asked for on
+            a CPU, or the scheduler is unknown.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = _dtype(dtype, device)

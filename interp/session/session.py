@@ -201,7 +201,7 @@ class Session(Settings):
         calls = unet_call.calls_per_run(self.pipe, self.steps)
         empty = join([self.unconditional] * len(encoded[0].windows)) if self.guided else None
         done = []
-        # Silent unless on a terminal; diffusers would draw one bar per batch.
+        # Silent when not on a terminal; diffusers' own bar would be one per batch.
         with tqdm(total=len(planned) * calls, unit="step", leave=None, disable=None) as bar:
             for jobs in planned:
                 result = generate(
@@ -220,8 +220,8 @@ class Session(Settings):
                     **self.call,
                 )
                 done.append((jobs, result))
-        # Over the whole grid: a patch need not touch every prompt, and the division into batches
-        # must not matter.
+        # Over the whole grid: a patch need not touch every prompt, and which prompts share a batch
+        # must not decide.
         touched = {operation for _, result in done for operation in result.touched}
         ran = f"{len(edits) * len(encoded) * len(seeds)} runs"
         for start in chain.from_iterable(starts):

@@ -27,17 +27,17 @@ class Settings:
         'DDIMScheduler'
 
     Args:
-        pipe: a Stable Diffusion 1.x, 2.x or SDXL pipeline; it is used but never changed.
+        pipe: a Stable Diffusion 1.x, 2.x or SDXL pipeline; it is used, never changed.
         steps: denoising steps.
-        guidance: classifier-free guidance; up to 1 there are no unconditional rows.
+        guidance: classifier-free guidance; at most 1 runs without unconditional rows.
         height, width: pixels; the model's own size by default.
         negative: the unconditional prompt. None is the pipeline's default: `""` for SD, all zeros
             for most SDXL models.
         budget: GiB of activations that a batch may take; see `memory.images_at_once`.
-        source: where the model is from, for provenance: `id`, and `revision` on a hub. What the
-            model is now is determined anew whenever it is asked for.
-        call: other arguments of the pipeline's call, such as `guidance_rescale`, `clip_skip` (for
-            prompts that the session encodes) or `ip_adapter_image`; they are recorded too.
+        source: where the model is from, to be written down: `id`, and `revision` of a hub's. What
+            it is now is found out anew whenever it is asked for.
+        call: other arguments of the pipeline's call, such as `guidance_rescale`, `clip_skip` (of
+            prompts that the session encodes) or `ip_adapter_image`; they are written down too.
 
     Raises:
         InterpError: the pipeline is of another kind, or a setting is invalid.
@@ -87,7 +87,7 @@ class Settings:
 
     @property
     def unconditional(self) -> Prompt:
-        """The prompt of the unconditional rows, from the text encoder as it is now."""
+        """The prompt of the unconditional rows, as the text encoder is now."""
         prompt = encode(self.pipe, self.negative or "")[0]
         if self.uncond_policy != "zeros":
             return prompt
@@ -153,20 +153,20 @@ def _check(
         raise InterpError(
             f"A session with a {type(pipe).__name__} was asked for.",
             "Sessions run StableDiffusionPipeline and StableDiffusionXLPipeline.",
-            "Load one with interp.load(name). Without a session, patches and recorders work on "
-            "other pipelines too: with patch.on(pipe).",
+            "Load one with interp.load(name); patches and recorders work on similar pipelines "
+            "without a session: with patch.on(pipe).",
         )
     if steps < 1 or not 0 <= guidance < float("inf"):
         raise InterpError(
             f"{steps} steps with guidance {guidance} were asked for.",
-            "There must be at least one step, and guidance must be finite and not negative.",
+            "There is at least one step, and guidance is finite and not negative.",
             "The field uses steps=50, guidance=7.5.",
         )
     if any(side is not None and (side < 8 or side % 8) for side in (height, width)):
         raise InterpError(
             f"Images of {height} x {width} pixels were asked for.",
-            "Both sides must be multiples of 8.",
-            "Leave out height and width for the model's own size.",
+            "Both sides are multiples of 8.",
+            "Leave height and width out for the model's own size.",
         )
     if getattr(pipe, "safety_checker", None) is not None:
         raise InterpError(
@@ -189,8 +189,8 @@ def has_its_images(session: Settings) -> None:
     if adapted and not session.call.keys() & set(IMAGES):
         raise InterpError(
             f"A session was run on a {type(session.pipe).__name__} with an IP-Adapter.",
-            "The adapter needs an image with every prompt, and the session has none.",
-            "Pass one, Session(pipe, ip_adapter_image=image), or call pipe.unload_ip_adapter().",
+            "The adapter takes an image with every prompt, and the session was given none.",
+            "Give it one, Session(pipe, ip_adapter_image=image), or pipe.unload_ip_adapter().",
         )
 
 

@@ -28,7 +28,7 @@ class Start:
     Attributes:
         prompt: the prompt to run.
         latents: unit noise for each seed; None draws it from the seed.
-        patch: the patch on the pipeline during the run.
+        patch: on the pipeline while it runs.
     """
 
     prompt: Prompt

@@ -1,4 +1,4 @@
-"""A sweep on a Dask cluster: workers load the model once and return datasets.
+"""A sweep on a Dask cluster: workers load the model once, and hand datasets back.
 
 Only the caller writes the store, so a killed worker can not leave it half written, and workers need
 no access to the caller's disk. Dask reassigns the prompts of a dead worker, and a restarted worker
@@ -91,7 +91,7 @@ class Source:
 
 
 class Engine:
-    """What a worker keeps during a sweep. A plugin, so that workers joining later get it too.
+    """What a worker keeps during a sweep. A plugin, so that workers which join later have it too.
 
     Dask sends it like everything between its processes, pickled: connect only to your own clusters.
     The model is loaded when the first prompt arrives.
@@ -106,7 +106,7 @@ class Engine:
         self.runs: list[Session] | None = None
 
     def cell(self, task: Task) -> xr.Dataset:
-        """Make one prompt's dataset; one at a time, however many threads the worker has."""
+        """Make one prompt's dataset; one at a time, whatever the worker's threads."""
         with self.lock, contextlib.redirect_stderr(_Unwatched()):
             if self.runs is None:
                 self.runs = sessions(self.source.load(), self.plan)
@@ -116,16 +116,16 @@ class Engine:
 def spread(
     client: Any, session: Session, plan: Plan, tasks: Mapping[int, Task]
 ) -> Iterator[tuple[int, xr.Dataset]]:
-    """Yield every task's index and dataset, as workers finish.
+    """Yield every task's place and dataset, as workers finish.
 
     Args:
         client: a `dask.distributed.Client`.
         session: made by `load`.
         plan: what to do with every prompt.
-        tasks: prompt and training image, by index.
+        tasks: prompt and training image, by place.
 
     Raises:
-        InterpError: workers can not load the model, or die in every attempt at a prompt.
+        InterpError: workers can not load the model, or die of every attempt at a prompt.
     """
     from distributed import KilledWorker, as_completed
 
@@ -134,7 +134,7 @@ def spread(
     places: dict[Any, int] = {}
     try:
         for place, task in tasks.items():
-            # Not pure: a result of an earlier sweep must not be reused.
+            # Not pure: a result of an earlier sweep must not answer for this one.
             places[client.submit(_on_worker, name, task, pure=False)] = place
         for future in as_completed(list(places), loop=client.loop):
             place = places.pop(future)

@@ -29,7 +29,7 @@ def each_prompt(
     labels: Mapping[str, Sequence[Any]],
     settings: Mapping[str, Any],
 ) -> xr.Dataset:
-    """Return the results of `make(number, prompt)` for every prompt, along `prompt`.
+    """Return what `make(number, prompt)` gives for every prompt, along `prompt`.
 
     Example:
         >>> def scores(number, prompt):
@@ -37,10 +37,10 @@ def each_prompt(
         >>> each_prompt(sd, texts, 4, "scores.zarr", scores, labels={}, settings={})
 
     Args:
-        seeds: how many, or which; recorded in the store.
-        store: `*.zarr`; the same call resumes it.
+        seeds: how many, or which; they are written down.
+        store: `*.zarr`; the same call continues it.
         labels: coordinates of the prompts.
-        settings: whatever else determines the results, as JSON values.
+        settings: whatever else decides about the results, as JSON values.
 
     Raises:
         InterpError: the store was begun with other settings.

@@ -35,7 +35,7 @@ RESERVED = {
     "position_category",
     *("applies", "done", "image", "timestep", "block", "n_heads", "height", "width", "resolution"),
 }
-#: Packages whose version may change the numbers, including this one.
+#: Other versions of these may give other numbers. The last is this package.
 DECISIVE = ("torch", "diffusers", "transformers", "interp")
 
 

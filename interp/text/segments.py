@@ -36,7 +36,7 @@ def encode_segments(
         (('clip', 77), ('t5', 256))
 
     Args:
-        length: the number of T5's positions, the pipeline's `max_sequence_length`.
+        length: T5's positions, the pipeline's `max_sequence_length`; its default if None.
 
     Raises:
         InterpError: the pad token is not in a vocabulary.
@@ -73,8 +73,10 @@ def must_have(pipe: Any) -> Family:
     return known
 
 
-def embed(pipe: Any, ids: Mapping[str, Ids]) -> tuple[Embeds, Float[Tensor, " pooled"] | None]:
-    """The embeddings and the pooled embedding, given every encoder's ids by its suffix.
+def embed(
+    pipe: Any, ids: Mapping[str, Ids]
+) -> tuple[Embeds, Float[Tensor, " pooled"] | None]:
+    """The embeddings, and the pooled one, of ids given for every encoder by its ending.
 
     Example:
         >>> embeds, pooled = embed(flux, {"_2": t5_ids, "": clip_ids})
@@ -96,8 +98,7 @@ def embed(pipe: Any, ids: Mapping[str, Ids]) -> tuple[Embeds, Float[Tensor, " po
     parts = []
     for segment in known.segments:
         found = [
-            outputs[s].last_hidden_state
-            if segment.state is None
+            outputs[s].last_hidden_state if segment.state is None
             else outputs[s].hidden_states[segment.state]
             for s in segment.encoders
         ]

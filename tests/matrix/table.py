@@ -16,11 +16,11 @@ UNTESTED = (
 )  # fmt: skip
 HEAD = """# Which pipelines work
 
-*Exact*: with a patch, the latents equal, bit for bit, those of the same pipeline whose text encoder
-returns edited embeddings; recordings equal, to 1e-6, the attention computed from the layers' own
-queries and keys. *Refused*: an error says why, before the batch that can not be patched runs. The
-tests in `tests/matrix` check every line of this page, on small diffusers pipelines with random
-weights.
+*Exact*: with a patch, the latents are bit for bit those of the same pipeline whose text encoder
+returns edited embeddings; what is recorded is, to 1e-6, the attention worked out from the layers'
+own queries and keys. *Refused*: an error says why, before the batch runs that can not be patched.
+The tests in `tests/matrix` see that every line of this page is so, with diffusers' pipelines, small
+ones with random weights.
 """
 SHARED = """
 Pipelines derived from these behave the same. Pipelines that share modules through `from_pipe` have
