@@ -34,7 +34,7 @@ import interp as ip
 from analyses.architectures import Size, build
 from interp import results
 from interp.denoiser.hooks import Hooks
-from interp.record.recorders import Seen
+from interp.record.recorders import LayerAttention
 from interp.text.categories import CATEGORIES
 
 TEXT = "Antique Church Poster in Berlin"
@@ -55,7 +55,7 @@ class Full:
     def layers(self) -> str:
         return self.site.name
 
-    def __call__(self, seen: Seen) -> Float[Tensor, "row head query position"]:
+    def __call__(self, seen: LayerAttention) -> Float[Tensor, "row head query position"]:
         return seen.probabilities
 
 

@@ -1,7 +1,7 @@
-"""Kim & No (arXiv 2605.02908, CVPR 2026 Findings) under its own letters, and its figures as data.
+"""Kim & No (arXiv 2605.02908, CVPR 2026 Findings): its edits by letter, and its results as data.
 
 The paper that this toolkit builds on masks or replaces whole categories of embeddings and looks at
-what is left of a memorized image. Use `mitigations` for the same edits outside a comparison.
+what is left of a memorized image. To use the same edits outside a comparison, see `mitigations`.
 """
 
 import json
@@ -23,7 +23,7 @@ def interventions() -> dict[str, Patch]:
 
     Conditional rows only, at all layers and steps. `a` zeroes eot and pads, `b` copies eot over
     the prompt, `c` zeroes the prompt, `d` copies eot over the pads, `e` over prompt and pads, `f`
-    zeroes eot, `g` puts the mean pad over prompt and eot, `h` zeroes the pads.
+    zeroes eot, `g` copies the mean pad over prompt and eot, `h` zeroes the pads.
     """
     return {
         "a": zero(("eot", "pad")),
@@ -38,15 +38,16 @@ def interventions() -> dict[str, Patch]:
 
 
 def mitigations() -> dict[str, Patch | Rewrite]:
-    """Return the mitigations that the paper compares, under the names in `results()`.
+    """Return the mitigations that the paper compares, by their names in `results()`.
 
     Example:
         >>> grid = sd.run(prompts, seeds=range(10), patch={"none": None, **mitigations()})
 
-    Settings are those of the authors' code where known: Wen et al. with target 3 for one image,
-    Ren et al. with 1.25 and keys after the conditional prompt's end hidden in the unconditional
-    rows too, one random token or number (the default of their `--repeat_num`). Their script hides
-    every prompt's keys from the end of the list's first prompt on, a slip not repeated here.
+    Settings are those of the authors' code where known: Wen et al. with target 3 for one image;
+    Ren et al. with factor 1.25, and with the keys after the conditional prompt's end masked in the
+    unconditional rows too; one random token or number (the default of their `--repeat_num`). Their
+    script masks the keys of all prompts from the end of the list's first prompt on, a bug not
+    repeated here.
     """
     return {
         "repad '!' and zero eot": field.repad_zero_eot(),
@@ -60,23 +61,23 @@ def mitigations() -> dict[str, Patch | Rewrite]:
 
 
 def results() -> dict[str, Any]:
-    """Return the paper's figures, with where they were read; None is a figure not known to us.
+    """Return the paper's results and where each was read; None stands for an unknown result.
 
     Example:
         >>> {row["key"]: row["sscd"] for row in results()["interventions"]}["h"]
         0.07
 
-    `results()["setting"]` says what they were measured with: SSCD is `sscd_disc_large` after
-    `preprocess="skew_320"`, so figures of `sscd_disc_mixup` are not to be compared with them.
+    `results()["setting"]` says how they were measured: SSCD is `sscd_disc_large` after
+    `preprocess="skew_320"`, so they are not comparable with results of `sscd_disc_mixup`.
 
     Raises:
-        InterpError: the file is in none of the data folders.
+        InterpError: none of the data folders has the file.
     """
     return json.loads(data_file(RESULTS).read_text(encoding="utf-8"))
 
 
 def published(measure: str = "sscd") -> dict[str, float | None]:
-    """Return one of the paper's figures for every edit, by the names used here.
+    """Return one of the paper's measures for every edit, by the names used here.
 
     Example:
         >>> published()["h"], published("clipscore")["zero pad 70 %"]
@@ -102,7 +103,7 @@ def titles() -> dict[str, str]:
 
 
 def label(name: str) -> str:
-    """Return an edit's name for readers: the paper's letters with what they stand for.
+    """Return an edit's name for readers; the paper's letters are spelled out.
 
     Example:
         >>> label("h"), label("repad '!'")

@@ -4,94 +4,20 @@ Over pipelines shaped like SD 1, SD 2 and SDXL, over attention kernels, and in b
 precision matters.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from einops import rearrange
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 import interp as ip
-from interp import Patch, Prompt, apply, encode, record, sites
+from interp import Patch, apply, encode, record, sites
 from interp.denoiser.hooks import Hooks
 from interp.text.encoding import encoders
 from tests.conftest import hook_count
-from tests.runs import PROCESSORS, TEXTS, from_embeds, kernels, latents, processor
-
-# bfloat16 takes a CPU five times as long, so one kernel must do.
-KERNELS = [*((kernel, torch.float32) for kernel in PROCESSORS), ("default", torch.bfloat16)]
-LONG = "a rather long prompt about an antique church poster in the old city of Berlin"
-
-
-def some_patch(kind: str, b: Prompt) -> Patch:
-    """Patches by every route to a layer: embeddings, keys and values of heads, masks."""
-    head = ip.swap("pad", b, "nearest", side="k", heads=0, layers="up")
-    return {
-        "none": Patch(),
-        "embeddings": ip.zero("pad", 0.7) & ip.copy("eot", to="prompt"),
-        "heads": head & ip.zero("eot", side="v"),
-        "mask": ip.mask("pad", heads=0) & ip.scale("sot", 1.25) & ip.mask("eot", layers="down"),
-    }[kind]
-
-
-def mass_of(seen: Sequence[Tensor], categories: Tensor) -> Tensor:
-    """Mass per category of probabilities `[row, head, query, key]`."""
-    codes = rearrange(categories, "row key -> row 1 key")
-    return torch.stack(
-        [torch.where(codes == code, seen.mean(2), 0).sum(-1) for code in range(4)], dim=-1
-    )
-
-
-@pytest.mark.parametrize("kernel", PROCESSORS)
-@pytest.mark.parametrize("kind", ["none", "embeddings", "heads", "mask"])
-def test_recorded_mass_is_that_of_the_kernel(pipe, monkeypatch, kernel: str, kind: str) -> None:
-    prompts = encode(pipe, [*TEXTS, LONG])
-    patch = some_patch(kind, prompts[2])
-    with (
-        processor(pipe, kernel),
-        kernels(pipe, monkeypatch) as seen,
-        patch.on(pipe),
-        record(pipe) as log,
-    ):
-        latents(pipe, TEXTS, steps=2)
-    data = log.dataset()
-    used = list(seen)
-    layers = sites(pipe.unet)
-    assert len(used) == 2 * len(layers)
-    cond = torch.stack([prompt.category for prompt in prompts[:2]])
-    for place, probabilities in enumerate(used):
-        step, layer = divmod(place, len(layers))
-        heads = slice(layers[layer].heads)
-        expected = mass_of(probabilities[2:], cond)
-        np.testing.assert_allclose(data.mass[:, 0, step, layer, heads], expected, atol=1e-6)
-        empty = encode(pipe, "")[0].category.expand(2, -1)
-        other = mass_of(probabilities[:2], empty)
-        np.testing.assert_allclose(data.mass_uncond[:, 0, step, layer, heads], other, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("kind", "dtype"),
-    [
-        ("none", torch.float32),
-        ("embeddings", torch.float32),
-        ("heads", torch.bfloat16),
-        ("mask", torch.float32),
-    ],
-)
-def test_mass_sums_to_one(request, make_pipe, pipe, kind: str, dtype: torch.dtype) -> None:
-    pipe = make_pipe(request.node.callspec.params["pipe"], dtype)
-    b = encode(pipe, LONG)[0]
-    with some_patch(kind, b).on(pipe), record(pipe, ip.mass, ip.token_mass) as log:
-        latents(pipe, TEXTS)
-    data = log.dataset()
-    for name, axis in (("mass", "category"), ("token_mass", "position")):
-        for suffix in ("", "_uncond"):
-            total = data[name + suffix].sum(axis, skipna=False)
-            assert float(abs(total - 1).max()) < 1e-5
+from tests.oracles import KERNELS, LONG, predictions, some_patch
+from tests.runs import PROCESSORS, TEXTS, from_embeds, latents, processor
 
 
 @pytest.mark.parametrize(("kernel", "dtype"), KERNELS)
@@ -171,57 +97,6 @@ def test_unconditional_only_patches_leave_conditional_rows_alone(pipe) -> None:
         patched = predictions(pipe, patch, TEXTS, 2, negative_prompt=["bad", "worse"])
         assert torch.equal(patched[4:], plain[4:])
         assert ((patched[:4] - plain[:4]).flatten(1).abs().amax(1) > 1e-4).all()
-
-
-def predictions(pipe: Any, patch: Patch, texts: Any, images: int, **call: Any) -> Tensor:
-    """What the UNet predicted for all rows in the first step."""
-    seen: list[Tensor] = []
-    with patch.on(pipe), Hooks() as hooks:
-        hooks.after(pipe.unet, lambda module, args, kwargs, output: seen.append(output[0]))
-        latents(pipe, texts, steps=1, num_images_per_prompt=images, **call)
-    return seen[0]
-
-
-@pytest.mark.parametrize(("kernel", "dtype"), KERNELS)
-def test_a_masked_category_has_no_mass(
-    request, make_pipe, pipe, kernel: str, dtype: torch.dtype
-) -> None:
-    pipe = make_pipe(request.node.callspec.params["pipe"], dtype)
-    with (
-        processor(pipe, kernel),
-        ip.mask(("eot", "pad"), layers=["down", "up"]).on(pipe),
-        record(pipe) as log,
-    ):
-        latents(pipe, TEXTS)
-    mass = log.dataset().mass
-    masked = mass.sel(category=["eot", "pad"])
-    assert float(masked.where(mass.block != "mid", 0).max()) == 0
-    assert float(masked.where(mass.block == "mid").min()) > 0
-
-
-def test_scaling_a_key_is_scaling_its_logit(pipe, monkeypatch) -> None:
-    factor = 1.7
-    with kernels(pipe, monkeypatch) as seen, ip.scale("sot", factor).on(pipe):
-        latents(pipe, steps=1)
-    first = seen[0][1]
-    with kernels(pipe, monkeypatch) as seen:
-        latents(pipe, steps=1)
-    # By hand, because probabilities give logits only up to a constant, which scaling changes.
-    layer = pipe.unet.get_submodule(sites(pipe.unet)[0].path)
-    queries: list[Tensor] = []
-    with Hooks() as hooks:
-        hooks.after(layer.to_q, lambda module, args, kwargs, out: queries.append(out[1]))
-        latents(pipe, steps=1)
-    (a,) = encode(pipe, TEXTS[0])
-    with torch.no_grad():
-        keys = layer.to_k(a.embeds)
-    split = "n (h d) -> h n d"
-    q = rearrange(queries[0], split, h=layer.heads)
-    k = rearrange(keys, split, h=layer.heads)
-    logits = torch.einsum("hnd,htd->hnt", q, k) * layer.scale
-    assert torch.allclose(logits.softmax(-1), seen[0][1], atol=1e-6)
-    logits[..., 0] *= factor
-    assert torch.allclose(logits.softmax(-1), first, atol=1e-6)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
@@ -382,66 +257,3 @@ def test_shared_embeddings_are_never_written_to(pipe) -> None:
             pipe.unet(torch.zeros(2, 4, 16, 16), 500, given, added_cond_kwargs=added)
         assert torch.equal(given, before)
         assert torch.equal(a.embeds, before[1])
-
-
-categories = st.lists(st.sampled_from(ip.CATEGORIES), min_size=1, max_size=4, unique=True)
-wheres = st.fixed_dictionaries(
-    {},
-    optional={
-        "layers": st.sampled_from(["up", "down", "mid", "up.1", 0, slice(2, 5), "all"]),
-        "steps": st.sampled_from([0, 1, [0, 1], slice(1, None), range(2)]),
-        "heads": st.sampled_from([0, {"up": 0, "mid": 0, "down": 0}]),
-        "side": st.sampled_from(["k", "v", "kv"]),
-    },
-)
-
-
-@st.composite
-def patches(draw: st.DrawFn, a: Prompt, b: Prompt) -> tuple[Patch, Patch]:
-    """A patch, and the same edits with prompt A's own embeddings: an identity."""
-    made, same = Patch(), Patch()
-    for _ in range(draw(st.integers(1, 3))):
-        names, where = draw(categories), draw(wheres)
-        same &= ip.swap(names, a, **where)
-        made &= draw(
-            st.sampled_from(
-                [
-                    ip.zero(names, fraction=draw(st.sampled_from([0.5, 1.0])), **where),
-                    ip.swap(names, b, "nearest", **where),
-                    ip.copy("eot", to=names, **where),
-                    ip.scale(names, draw(st.floats(-2, 2)), **where),
-                    ip.noise(names, 0.5, seed=draw(st.integers(0, 9)), **where),
-                    ip.mean(names, over=[a, b], **where),
-                ]
-            )
-        )
-    if draw(st.booleans()):
-        made &= ip.mask("pad")
-    return made, same
-
-
-@pytest.mark.parametrize("kind", ["sd1", "sd2"])
-def test_random_patches(make_pipe, kind: str) -> None:
-    """Identity, restoration, unconditional rows untouched, JSON, printing: for any patch."""
-    pipe = make_pipe(kind)
-    a, b = encode(pipe, [TEXTS[0], LONG])
-    plain = predictions(pipe, Patch(), TEXTS[0], 2)
-    images, hooks = latents(pipe), hook_count(pipe)
-
-    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(patches(a, b))
-    def check(pair: tuple[Patch, Patch]) -> None:
-        made, same = pair
-        assert Patch.from_json(made.to_json(), donors=[a, b]) == made
-        assert repr(made) == " & ".join(map(repr, made.operations))
-        with same.on(pipe):
-            assert torch.equal(latents(pipe), images)
-        with made.on(pipe, strict=False), Hooks() as spy:
-            seen: list[Tensor] = []
-            spy.after(pipe.unet, lambda module, args, kwargs, output: seen.append(output[0]))
-            latents(pipe, steps=1, num_images_per_prompt=2)
-        assert torch.equal(seen[0][:2], plain[:2])
-        assert hook_count(pipe) == hooks
-        assert torch.equal(latents(pipe), images)
-
-    check()

@@ -1,4 +1,4 @@
-"""How active the neurons of value projections are, which needs no UNet: they see the text alone."""
+"""How active the neurons of value projections are. They see only the text: no UNet call needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far an estimated causal map agrees with the exact one, and where it does not."""
+"""How well an estimated causal map agrees with the exact one, and where it does not."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from interp.errors import InterpError
 
 
 def agreement(exact: xr.Dataset, estimate: xr.Dataset, by: Sequence[str] = ()) -> xr.Dataset:
-    """The exact and the estimated change of the value in the same cells, and how well they rank.
+    """The exact and the estimated effect in each cell, and their rank correlation.
 
     Example:
         >>> both = agreement(causal_trace(sd, a, patch), attribution_patching(sd, a, patch))
         >>> both.spearman.item()
         >>> agreement(exact, estimate, by=["layer"]).spearman       # where it fails
 
-    Estimates are summed over what the exact map patches together: categories always, heads and
-    sides where it has no such axis.
+    Estimates are summed over whatever the exact map patches together: always over categories, and
+    over heads and sides unless it has these axes.
 
     Args:
-        exact: of `causal_trace` on the clean trajectory, direction "necessary".
-        estimate: of `attribution_patching` with the same patches, prompts and seeds.
-        by: axes along which the correlation is taken separately.
+        exact: from `causal_trace` on the clean trajectory, direction "necessary".
+        estimate: from `attribution_patching` with the same patches, prompts and seeds.
+        by: axes that keep a correlation of their own.
 
     Returns:
         `exact` and `estimate` on the axes of the exact map, and `spearman` over their cells.
 
     Raises:
-        InterpError: the exact map is not of the clean trajectory, or the maps share no cell.
+        InterpError: the exact map is not on the clean trajectory, or the maps share no cells.
     """
     if "step" not in exact.clean.dims or "direction" in exact.dims:
         raise InterpError(
             f"Cannot compare an exact map with axes {tuple(exact['value'].dims)}.",
-            "An estimate is of single cells on the clean trajectory.",
+            "Estimates are effects of single cells on the clean trajectory.",
             "Trace with trajectory='clean' and direction='necessary', or select that direction.",
         )
     change = exact["value"] - exact.clean
@@ -49,8 +49,8 @@ def agreement(exact: xr.Dataset, estimate: xr.Dataset, by: Sequence[str] = ()) -
     guessed = guessed.transpose(*change.dims)
     if not change.size:
         raise InterpError(
-            "Cannot compare the exact with the estimated map.",
-            "They have no cell in common.",
+            "Cannot compare the exact and the estimated map.",
+            "They have no cells in common.",
             "Make both with the same patches, prompts, seeds, layers and steps.",
         )
     rest = [dim for dim in change.dims if dim not in by]

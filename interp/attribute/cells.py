@@ -1,7 +1,7 @@
-"""Parts of a patch: what it does inside a cell of layers, heads, steps and sides, or outside it.
+"""Parts of a patch: what it does inside or outside a cell of layers, heads, steps and sides.
 
 Causal tracing applies a patch in one cell (is the cell necessary?) or everywhere but in one cell
-(is it sufficient?). Both are patches again, so everything that runs patches runs them.
+(is it sufficient?). Both are ordinary patches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from interp.patch.where import Side
 
 @dataclass(frozen=True)
 class Cell:
-    """A place in the map: layers, steps (None: all), heads (None: all) and a side."""
+    """A cell of the map: layers, steps (None: all), heads (None: all) and a side."""
 
     layers: frozenset[str]
     side: Side = "kv"
@@ -31,7 +31,7 @@ class Cell:
 
 
 def inside(patch: Patch, cell: Cell, layers: Sequence[Site], calls: int) -> Patch:
-    """What the patch does in the cell; the empty patch if that is nothing.
+    """The part of the patch inside the cell; the empty patch if there is none.
 
     Example:
         >>> inside(ip.zero("pad"), Cell(frozenset({"up.1.0"}), "v"), sites(unet), calls=50)
@@ -39,7 +39,7 @@ def inside(patch: Patch, cell: Cell, layers: Sequence[Site], calls: int) -> Patc
 
     Args:
         layers: all cross-attention layers of the UNet.
-        calls: UNet calls of a run, for cells of some steps.
+        calls: the number of UNet calls in a run.
     """
     parts: list[Operation] = []
     for operation in patch.operations:
@@ -49,7 +49,7 @@ def inside(patch: Patch, cell: Cell, layers: Sequence[Site], calls: int) -> Patc
 
 
 def outside(patch: Patch, cell: Cell, layers: Sequence[Site], calls: int) -> Patch:
-    """What the patch does everywhere but in the cell.
+    """The part of the patch outside the cell.
 
     Example:
         >>> outside(ip.zero("pad"), Cell(frozenset({"up.1.0"}), "v"), sites(unet), calls=50)
@@ -65,17 +65,17 @@ def outside(patch: Patch, cell: Cell, layers: Sequence[Site], calls: int) -> Pat
 
 
 def at_step(patch: Patch, step: int) -> Patch:
-    """What the patch does at one step, as a patch without steps.
+    """What the patch does at one step, as a patch that is not limited to steps.
 
-    On the clean trajectory steps do not depend on each other, so rows of several steps can share a
-    batch once their patches no longer ask for the step.
+    On the clean trajectory steps are independent, so rows of several steps can share a batch once
+    their patches no longer depend on the step.
     """
     active = [o for o in patch.operations if o.where.at_step(step)]
     return Patch(tuple(replace(o, where=replace(o.where, steps=None)) for o in active))
 
 
 def _steps(operation: Operation, cell: Cell, calls: int, within: bool) -> Sequence[int] | None:
-    """The operation's steps that are (or are not) the cell's; None is all, () none."""
+    """The operation's steps inside (or outside) the cell; None is all, () none."""
     if cell.steps is None:
         return operation.where.steps if within else ()  # type: ignore[return-value]
     mine = [step for step in range(calls) if operation.where.at_step(step)]
@@ -92,7 +92,7 @@ def _placed(
     """The operation at its heads and sides that are (or are not) the cell's."""
     if steps is not None and not len(steps):
         return []
-    # Masking takes keys out of the softmax: it is a matter of keys, whatever its side says.
+    # Masking removes keys from the softmax: it concerns keys, whatever its side says.
     sides = "k" if operation.EDITS == "keys" else operation.where.side
     by_side: dict[str, dict[str, tuple[int, ...]]] = {}
     for site, heads in operation.where.heads_at(layers).items():

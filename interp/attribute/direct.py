@@ -1,8 +1,8 @@
-"""Direct effects: the value of many patches at points of the clean trajectory, at little cost.
+"""Direct effects: the value of many patches at points of the clean trajectory, cheaply.
 
-A patch is asked for one conditional row at each point: the latents and the unconditional prediction
-are known. Patches that begin at the same layer share a batch, which begins at that layer too. Not
-for total effects, where a patched run follows latents of its own: those are `Session.run`.
+Each patch takes one conditional row per point, since the latents and the unconditional prediction
+are known. Patches that start at the same layer share a batch, which resumes the UNet there. Not for
+total effects, where a patched run follows its own latents: use `Session.run`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ from interp.patch import Patch, apply
 from interp.session import Session
 
 COPIES = 8
-"""Patches that share a batch with the same points, at most: more would leave room for few points,
-and then the start of the UNet would be run again and again."""
-
-
+"""Most patches in one batch: more would leave room for few points, and the start of the UNet would
+be rerun too often."""
 NOTHING = Patch()
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A patch to evaluate, and a patch to which it is equal before the layers named."""
+class Intervention:
+    """A patch to evaluate, and a base patch that does the same before the given layers."""
 
     patch: Patch
     base: Patch = NOTHING
@@ -41,18 +39,19 @@ class Ask:
 
 @torch.no_grad()
 def evaluate(
-    session: Session, points: Points, asks: Sequence[Ask], value: NoiseValue, cost: Cost
+    session: Session, points: Points, asks: Sequence[Intervention], value: NoiseValue, cost: Cost
 ) -> tuple[Float[Tensor, "ask row"], dict[Patch, Float[Tensor, " row"]]]:
     """The value of every patch at every point.
 
     Example:
-        >>> evaluate(sd, points, [Ask(ip.zero("pad"), layers=frozenset({"up.1.0"}))], value, cost)
+        >>> pads = Intervention(ip.zero("pad"), layers=frozenset({"up.1.0"}))
+        >>> evaluate(sd, points, [pads], value, cost)
 
     Args:
-        points: rows at which the patches are the same: patches must not ask for steps.
-        asks: the patches. An ask that equals its base costs nothing.
-        value: of the predictions.
-        cost: what was spent is added to it.
+        points: where to evaluate; the patches must not be limited to steps.
+        asks: the patches. One that equals its base costs nothing.
+        value: a function of the predictions.
+        cost: is increased by what was spent.
 
     Returns:
         The values, and those of the bases, on the CPU.
@@ -87,7 +86,7 @@ def evaluate(
 def _remember(
     session: Session, part: Points, base: Patch, value: NoiseValue, cost: Cost
 ) -> tuple[Memory, Float[Tensor, " row"]]:
-    """Run the base once, whole."""
+    """Run the base once, from start to end."""
     with (
         apply(session.pipe, [(part.prompt, base)], guided=False),
         remembering(session.pipe.unet) as memory,
@@ -99,7 +98,7 @@ def _remember(
 
 
 def _by_station(
-    session: Session, asks: Sequence[Ask], numbers: Sequence[int], memory: Memory
+    session: Session, asks: Sequence[Intervention], numbers: Sequence[int], memory: Memory
 ) -> dict[int, list[int]]:
     """The asks that differ from their base, by the station at which they begin to."""
     station = {site.name: memory.station(site) for site in sites(session.pipe.unet)}

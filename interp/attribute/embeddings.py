@@ -1,9 +1,9 @@
-"""Attributions of the 77 embeddings: gradients, ablations and sampled Shapley values, by captum.
+"""Attributions to the 77 embeddings: gradients, ablations and sampled Shapley values, by captum.
 
-Where categories are too coarse. All methods share one value, averaged over points of the clean
-trajectory, and one baseline; captum does the mathematics. Gradients are summed over channels.
-Ablations and orders are asked of 77 switches between prompt and baseline: of grouped features
-captum would give every channel the value of its group, and their sum would overcount.
+For questions that categories are too coarse for. All methods share one value, averaged over points
+of the clean trajectory, and one baseline. Gradients are summed over channels. Ablations and Shapley
+values see 77 switches between prompt and baseline: given grouped features, captum would assign each
+channel the value of its whole group, and the sum would overcount.
 """
 
 from collections.abc import Sequence
@@ -36,9 +36,9 @@ from interp.text.categories import CATEGORIES
 from interp.text.prompt import Prompt
 
 BY = "by"
-"""The axis of methods: `sel` has an argument of its own called `method`."""
+"""The axis of methods, because `method` is already an argument of `sel`."""
 ABLATED = 16
-"""Coalitions that captum asks for at once; the memory budget splits them further."""
+"""Coalitions that captum evaluates at once; the memory budget splits them further."""
 METHODS = ("integrated_gradients", "gradient_x_input", "ablation", "shapley")
 
 
@@ -55,36 +55,36 @@ def tokens(
     samples: int = 25,
     sampling_seed: int = 0,
 ) -> xr.Dataset:
-    """What each of the 77 embeddings contributes to a value of the noise predictions.
+    """The contribution of each of the 77 embeddings to a value of the noise predictions.
 
     Example:
         >>> found = tokens(sd, a, ["integrated_gradients", "ablation"], baseline=b, seeds=range(4))
         >>> found.attribution.groupby("category").sum()
 
-    The value is the mean over the seeds and steps, on the clean trajectory.
+    The value is averaged over the seeds and steps, on the clean trajectory.
 
     Args:
         session: pipeline and settings.
         prompts: one or several, texts or encoded.
         methods: "integrated_gradients" from the baseline to the prompt; "gradient_x_input", the
-            gradient times (prompt - baseline); "ablation", the value lost when one position becomes
-            the baseline; "shapley", sampled over orders of positions.
+            gradient times (prompt - baseline); "ablation", the value lost when one position is
+            replaced by the baseline; "shapley", sampled over permutations of positions.
         baseline: see `players.absent`.
         value: `guidance()` by default.
         seeds: as in `Session.run`.
-        steps: of the trajectory; the first alone by default, which needs no trajectory.
-        points: of integrated gradients' path.
-        samples: orders that "shapley" draws; each costs one row per position, seed and step.
-        sampling_seed: of those orders.
+        steps: steps of the trajectory; by default only the first, which needs no run.
+        points: points on the path of integrated gradients.
+        samples: permutations for "shapley"; each costs one row per position, seed and step.
+        sampling_seed: the seed of those permutations.
 
     Returns:
-        `attribution(by, prompt, position)`, and the two ends `value(prompt)` and
-        `value_baseline(prompt)`, in units of the value. Integrated gradients and Shapley values sum
-        to their difference, the former up to the error of the path. `word` and `category` stand on
+        `attribution(by, prompt, position)`, and the value of both ends, `value(prompt)` and
+        `value_baseline(prompt)`. Integrated gradients and Shapley values sum to their difference,
+        the former up to discretisation error. `word` and `category` are coordinates on
         `(prompt, position)`.
 
     Raises:
-        InterpError: for unknown methods, and values of anything but single noise predictions.
+        InterpError: a method is unknown, or the value is not one of single noise predictions.
 
     Source: Sundararajan et al. 2017 (integrated gradients), Castro et al. 2009 (sampling), as
     implemented in captum.
@@ -94,7 +94,7 @@ def tokens(
     if not chosen or not set(chosen) <= set(METHODS) or not isinstance(value, NoiseValue):
         raise InterpError(
             f"Attributions of {value_name(value)} by {chosen} were asked for.",
-            f"Methods are {', '.join(METHODS)}, and values those of noise predictions.",
+            f"Methods are {', '.join(METHODS)}; values are functions of noise predictions.",
             "Choose among them, with guidance() or noise_value(f).",
         )
     encoded, seeds = session._prompts(prompts), chosen_seeds(seeds)
@@ -139,22 +139,23 @@ def significance(
     seeds: Seeds = (0,),
     steps: Steps | str = "all",
 ) -> xr.Dataset:
-    """Wen et al.'s token significance: how strongly the guidance depends on each embedding.
+    """Wen et al.'s token significance: how strongly guidance depends on each embedding.
 
     Example:
         >>> significance(sd, a, seeds=range(4)).significance.mean("step").sel(position=slice(1, 7))
 
-    `sig_i = | d mean over seeds of |eps_c - eps_u| / d e_i |`, for the embeddings that the UNet is
-    given, at every step of the clean trajectory. A magnitude: it has neither sign nor sum.
+    `sig_i = | d mean over seeds of |eps_c - eps_u| / d e_i |`, for the embeddings given to the
+    UNet, at every step of the clean trajectory. A magnitude: it has no sign, and does not sum to
+    anything.
 
     Returns:
         `significance(prompt, step, position)`, with `word` and `category` of every position.
 
     Source: Wen et al., ICLR 2024 (arXiv 2407.21720), section 4.2. Their code puts the conditional
-    row first, where its own sampler expects the unconditional one, and so takes every step after
-    the first on a trajectory of negative guidance; it takes one norm over a batch of n images, and
-    averages over 2n rows a gradient that only the last of them has. Here each image has its own
-    norm, and all of them their share of the gradient.
+    row first, where its own sampler expects the unconditional one, so every step after the first
+    follows a trajectory of negative guidance; it takes one norm over a batch of n images, and
+    averages over 2n rows a gradient that only the last row has. Here each image has its own norm
+    and contributes its own gradient.
     """
     encoded, seeds = session._prompts(prompts), chosen_seeds(seeds)
     found = []
@@ -216,13 +217,13 @@ def _attribute(
     embeds = rearrange(prompt.embeds.float(), "position channel -> 1 position channel")
     base = rearrange(baseline, "position channel -> 1 position channel")
     if method == "integrated_gradients":
-        # Inside one call all graphs would be kept until the end.
+        # Within one call all graphs would be kept until the end.
         parts = IntegratedGradients(game).attribute(
             embeds, base, n_steps=points, internal_batch_size=game.at_once(gradient=True)
         )
         return _summed(parts)
     if method == "gradient_x_input":
-        # Captum's has no baseline: the difference is the input instead.
+        # Captum's version has no baseline, so the input is the difference from it.
         shifted = InputXGradient(lambda difference: game(base + difference))
         return _summed(shifted.attribute((embeds - base).requires_grad_()))
 
@@ -232,7 +233,7 @@ def _attribute(
 
     on = torch.ones(1, embeds.shape[1], device=embeds.device)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        # Captum draws orders from the global generator, which is given back as it was.
+        # Captum draws from the global generator; its state is restored.
         torch.manual_seed(seed)
         if method == "ablation":
             found = FeatureAblation(switched).attribute(on, perturbations_per_eval=ABLATED)

@@ -1,7 +1,7 @@
-"""Cooperative games: what each player contributes, exactly, from the worths of all coalitions.
+"""Cooperative games: each player's exact contribution, from the worths of all coalitions.
 
-Shapley values and interactions are linear in the worths, so each is one matrix applied to the
-table. Only for games small enough to be played out: 2^n coalitions for n players.
+Shapley values and interactions are linear in the worths: each is one matrix applied to the table.
+Only for small games: n players have 2^n coalitions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def coalitions(players: int) -> Bool[np.ndarray, "coalition player"]:
     if not 1 <= players <= MOST_PLAYERS:
         raise InterpError(
             f"Exact values of a game of {players} players were asked for.",
-            f"They take 2^n coalitions, and are computed for 1 to {MOST_PLAYERS} players.",
+            f"They take 2^n coalitions and are available for 1 to {MOST_PLAYERS} players.",
             "Group positions into fewer players, or sample: attribute.tokens(methods='shapley').",
         )
     numbers = np.arange(2**players)
@@ -53,7 +53,7 @@ def weights(players: int) -> Float[np.ndarray, "player coalition"]:
     chance = np.array(
         [factorial(s) * factorial(players - s - 1) / factorial(players) for s in range(players)]
     )
-    # A coalition with i counts for i as the S + i of its S, one smaller; one without i as the S.
+    # For player i, a coalition with i is the S + i of the formula, and one without i is the S.
     gained = chance[np.maximum(size - 1, 0)]
     lost = -chance[np.minimum(size, players - 1)]
     return np.where(inside, gained[:, None], lost[:, None]).T
@@ -63,7 +63,7 @@ def interaction_weights(players: int) -> Float[np.ndarray, "player player coalit
     """The matrix that turns worths into Shapley interaction indices; NaN for a player with itself.
 
     `I_ij = sum over S without i and j of |S|! (n - |S| - 2)! / (n - 1)! (v(S + i + j) - v(S + i)
-    - v(S + j) + v(S))` (Grabisch & Roubens 1999): how much more two bring together than apart.
+    - v(S + j) + v(S))` (Grabisch & Roubens 1999): how much two players gain by acting together.
     """
     inside = coalitions(players)
     matrix = np.full((players, players, len(inside)), np.nan)
@@ -90,8 +90,8 @@ def solve(worth: xr.DataArray, players: Sequence[str]) -> xr.Dataset:
         players: their names.
 
     Returns:
-        `phi(player, ...)`, `interaction(player, player_2, ...)`, `worth(coalition, ...)` under
-        names such as "prompt+pad", and `member(coalition, player)`.
+        `phi(player, ...)`, `interaction(player, player_2, ...)`, `worth(coalition, ...)` labelled
+        by names such as "prompt+pad", and `member(coalition, player)`.
     """
     inside = coalitions(len(players))
     exact = worth.astype(np.float64)
@@ -116,7 +116,7 @@ def solve(worth: xr.DataArray, players: Sequence[str]) -> xr.Dataset:
 
 
 def names(players: Sequence[str]) -> list[str]:
-    """What coalitions are called: "all", "none", or their members.
+    """The names of coalitions: "all", "none", or their members.
 
     Example:
         >>> names(("eot", "pad"))

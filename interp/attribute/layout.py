@@ -1,7 +1,4 @@
-"""The cells of a causal map: their labels on every axis, and the patch that each of them is.
-
-Kept apart from running them, because exact maps and estimates have the same cells.
-"""
+"""The cells of a causal map: their labels on every axis, and the patch of each cell."""
 
 from __future__ import annotations
 
@@ -61,21 +58,21 @@ class Layout:
                 f"Cells in direction {direction!r}, with windows of {window[0]} layers and "
                 f"{window[1]} steps, were asked for.",
                 "Directions are 'necessary', 'sufficient' and 'both'; windows are at least 1.",
-                "Choose among them.",
+                "Choose one of them.",
             )
 
     def layers(self, site: Site) -> frozenset[str]:
-        """The layers that the cell around this one spans."""
+        """The layers spanned by the cell around this one."""
         return frozenset(
             self.every[i].name for i in _around(site.index, len(self.every), self.window[0])
         )
 
     def span(self, column: int) -> list[int]:
-        """Which of the steps the cell around one of them spans."""
+        """The steps (by place) spanned by the cell around one of them."""
         return list(_around(column, len(self.steps), self.window[1]))
 
     def cell(self, side: Any, site: Site, head: int | None, steps: Sequence[int] | None) -> Cell:
-        """The cell around a layer; None steps are all."""
+        """The cell around a layer; None stands for all steps."""
         chosen = None if head is None else frozenset({head})
         return Cell(self.layers(site), side, chosen, None if steps is None else frozenset(steps))
 
@@ -85,7 +82,7 @@ class Layout:
         return part(patch, cell, self.every, self.calls)
 
     def cells(self) -> list[tuple[int, int, int, int, int]]:
-        """The places of all cells in (direction, patch, side, layer, head) that exist."""
+        """The indices (direction, patch, side, layer, head) of all existing cells."""
         found = product(
             range(len(self.directions)),
             range(len(self.patches)),
@@ -119,11 +116,11 @@ def _heads(heads: Sequence[int] | str | None, most: int) -> list[int | None]:
         raise InterpError(
             f"heads={heads!r} were asked for.",
             f"The layers have up to {most} heads, counted from 0.",
-            "Name some of them, heads='all', or None for all of them at once.",
+            "Name some of them, heads='all', or None for all of them together.",
         )
     return list(chosen)
 
 
 def _around(centre: int, count: int, width: int) -> range:
-    """So many neighbours around one, as far as they exist; the odd one comes after."""
+    """A window of `width` around an index, cut at the ends; if even, it reaches further right."""
     return range(max(0, centre - (width - 1) // 2), min(count, centre + width // 2 + 1))

@@ -1,8 +1,8 @@
-"""Multi-scale structural similarity of noise predictions, which NeMo judges memorization by.
+"""Multi-scale structural similarity of noise predictions, NeMo's measure of memorization.
 
-In torch, because scikit-image has one scale only. The numbers are those of torchmetrics, which the
-authors call and their threshold was set with; it refuses maps below 44 x 44, which here are
-compared at fewer scales, and with a window that fits.
+In torch, because scikit-image has only one scale. Equal to torchmetrics, which the authors use and
+calibrated their threshold with; it refuses maps below 44 x 44, which are compared here at fewer
+scales and with a smaller window.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 
 SCALES = 3
 WEIGHT = 0.99
-"""Of all scales together: NeMo gives 0.33 to each of three."""
+"""The total over all scales: NeMo gives 0.33 to each of three."""
 WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
 
 
 def stretched(maps: Float[Tensor, "row c h w"]) -> Float[Tensor, "row c h w"]:
-    """Every channel of every row, linearly, from 0 to 1.
+    """Stretch every channel of every row linearly to [0, 1].
 
     Example:
         >>> stretched(eps - noise).amax()
@@ -37,20 +37,20 @@ def ms_ssim(
     b: Float[Tensor, "row c h w"],
     data_range: float | None = None,
 ) -> Float[Tensor, " row"]:
-    """Multi-scale structural similarity of rows; 1 for equal ones.
+    """Multi-scale structural similarity, row by row; 1 for equal rows.
 
     Example:
         >>> ms_ssim(stretched(a), stretched(b))
 
-    Three scales with weight 0.33 each (fewer for small maps, of the same total), a Gaussian window
-    with sigma 1.5, the mean over channels and places at each scale.
+    Three scales with weight 0.33 each (fewer for small maps, with the same total), a Gaussian
+    window with sigma 1.5, averaged over channels and places at each scale.
 
     Args:
-        a, b: the rows to compare, one with one.
-        data_range: what the values' range is taken for. None is what torchmetrics does by default,
-            and so NeMo: the larger range of the two batches, found again at every scale. Means of
-            noise have a smaller range than noise, so unlike rows come out less alike than with
-            `data_range=1`, and a row's value depends a little on the rows beside it.
+        a, b: the rows to compare.
+        data_range: the range of the values. None is the default of torchmetrics and thus NeMo's:
+            the larger range of the two batches, taken anew at every scale. Averaging noise shrinks
+            its range, so unlike rows score lower than with `data_range=1`, and a row's score
+            depends slightly on the rest of the batch.
 
     Source: Wang, Simoncelli & Bovik 2003; the same numbers as
     `multiscale_structural_similarity_index_measure(a, b, betas=(0.33, 0.33, 0.33))` of
@@ -65,7 +65,7 @@ def ms_ssim(
     for scale in range(scales):
         reach = max(_reach(a), _reach(b)) if data_range is None else data_range
         similarity, structure = _terms(a, b, window, reach)
-        # Luminance counts at the coarsest scale alone.
+        # Luminance counts only at the coarsest scale.
         means.append(similarity if scale == scales - 1 else structure)
         if scale < scales - 1:
             a, b = (F.avg_pool2d(part, 2) for part in (a, b))
@@ -74,14 +74,14 @@ def ms_ssim(
 
 
 def _reach(maps: Tensor) -> float:
-    # Maps that are constant have no range; any will do.
+    # Constant maps have no range; any will do.
     return max(float(maps.max() - maps.min()), 1e-6)
 
 
 def _terms(
     a: Tensor, b: Tensor, window: int, reach: float
 ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
-    """Similarity over the whole map, mirrored at its edges; contrast with structure inside it."""
+    """Similarity over the whole map, mirrored at its edges; contrast and structure inside it."""
     margin = window // 2
     place = torch.arange(window, dtype=a.dtype, device=a.device) - margin
     line = torch.exp(-(place**2) / (2 * SIGMA**2))

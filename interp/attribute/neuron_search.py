@@ -1,7 +1,7 @@
-"""NeMo's search for the neurons that matter, whatever says how alike predictions stay.
+"""NeMo's search for the neurons that matter, given any measure of similarity.
 
-No network here: `similarity` is any function of what is silenced, so that the search can be
-compared with the authors' own on functions that cost nothing.
+No network here: `similarity` is any function of the silenced neurons, so that the search can be
+compared with the authors' on cheap functions.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 Neurons = Mapping[str, tuple[int, ...]]
-"""Numbers of neurons by layer. A number that stands there twice was selected by both rules."""
+"""Indices of neurons by layer. An index that appears twice was selected by both rules."""
 Similarity = Callable[[Neurons], float]
 
 THETAS = tuple((5 - 0.25 * np.arange(16)).tolist())
-"""5, 4.75, ..., 1.25: the authors' code stops when it arrives at its least theta, 1, untried."""
+"""5, 4.75, ..., 1.25: the authors' code stops before trying its smallest theta, 1."""
 
 
 def candidates(
@@ -28,18 +28,18 @@ def candidates(
     thetas: Sequence[float] = THETAS,
     once: bool = False,
 ) -> tuple[Neurons, float]:
-    """Step 1: enough unusual and active neurons, and the similarity that silencing them leaves.
+    """Step 1: enough unusual or active neurons, and the similarity left when they are silenced.
 
     Example:
         >>> chosen, reached = candidates(search.similarity, z, active, 0.428)
 
     Args:
-        similarity: the largest similarity with and without these neurons.
+        similarity: the largest similarity between predictions with and without these neurons.
         z: `(layer, neuron)`, deviations from the usual activation.
         active: `(layer, neuron)`, activations; NaN where a layer has fewer neurons.
-        threshold: the search ends where the similarity is at most this.
+        threshold: the search ends once the similarity is at most this.
         thetas: tried in turn, with the 0, 1, 2, ... most active neurons of each layer.
-        once: list a neuron that both rules select once.
+        once: list a neuron selected by both rules only once.
     """
     for k, theta in enumerate(thetas):
         chosen = {}
@@ -56,14 +56,13 @@ def candidates(
 
 
 def refined(similarity: Similarity, chosen: Neurons, threshold: float) -> Neurons:
-    """Step 2: whole layers and then single neurons given back, deepest layers first.
+    """Step 2: restore whole layers and then single neurons, deepest layers first.
 
     Example:
         >>> kept = refined(search.similarity, chosen, 0.428)
 
-    A layer or neuron is given back for good where the similarity stays below the threshold. Of a
-    neuron that is listed twice one entry is given back at a time, so it stays silenced where the
-    threshold is not left with both.
+    A layer or neuron stays restored if the similarity remains below the threshold. A neuron listed
+    twice is restored one entry at a time, and stays silenced unless both entries can be restored.
     """
     kept = dict(chosen)
     singles = sum(map(len, kept.values()))

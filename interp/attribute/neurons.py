@@ -1,10 +1,10 @@
-"""Neurons that carry a memorized prompt: outputs of value projections, found in the manner of NeMo.
+"""Neurons that carry a memorized prompt: outputs of value projections, found as in NeMo.
 
-Value projections of cross-attention see the text alone, so a neuron's activation is known without
+Value projections of cross-attention see only the text, so a neuron's activation is known without
 running the UNet. Neurons that are unusually active for the prompt are silenced together until the
-prompt no longer decides what is denoised, and then given back, layer by layer and one by one, as
-long as it stays so. What is left ends in a patch. Silencing conceals: that the image is gone from
-the weights does not follow (Kowalczuk et al., arXiv 2507.16880).
+prompt no longer decides what is denoised, then restored layer by layer and one by one as long as
+that holds. The rest become a patch. Silencing hides an image; it does not show that the weights no
+longer hold it (Kowalczuk et al., arXiv 2507.16880).
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ def likeness(
     timestep: int = 1,
     data_range: float | None = None,
 ) -> xr.DataArray:
-    """How alike the first noise predictions of different seeds are: near 1 for memorized prompts.
+    """The similarity of the first noise predictions across seeds: near 1 for memorized prompts.
 
     Example:
         >>> controls = [float(likeness(sd, text).max()) for text in captions]
         >>> threshold = np.mean(controls) + np.std(controls)      # NeMo's, for another model
 
     Args:
-        session, prompt, seeds: what is denoised, and from which noise.
-        timestep: which of the run's timesteps the UNet is told, of the first one's noise: 1 in the
-            authors' code, 0 in their paper; where there is one only, that.
+        session, prompt, seeds: what to denoise, and from which noise.
+        timestep: the index of the timestep that the UNet is given along with the initial noise: 1
+            in the authors' code, 0 in their paper; 0 if the run has only one.
         data_range: None as in the authors' code, or 1; see `ms_ssim`.
 
     Returns:
@@ -74,25 +74,25 @@ def find_neurons(
     timestep: int = 1,
     data_range: float | None = None,
 ) -> xr.Dataset:
-    """The neurons to silence so that the prompt no longer fixes the first step's prediction.
+    """The neurons to silence so that the prompt no longer determines the first prediction.
 
     Example:
         >>> found = find_neurons(sd, a, usual=activations(sd, captions))
         >>> sd.images(a, seeds=range(4), patch=silencing(found))
 
     1. Silence neurons more than theta deviations from their mean over other prompts, and the k most
-       active of each layer. From theta = 5 and k = 0, theta falls by 0.25 and k grows by 1 until no
-       seed that looks memorized still predicts what it did, to within `threshold`; or until
-       theta = 1.25, and then the similarity reached is the threshold of step 2.
-    2. Restore layers, then single neurons, deepest first, and keep each restored if all seeds stay
-       below the threshold.
+       active of each layer. Starting at theta = 5 and k = 0, theta falls by 0.25 and k grows by 1
+       until the similarity of every seed that looks memorized is at most `threshold`; if that fails
+       by theta = 1.25, the similarity reached is the threshold of step 2.
+    2. Restore layers, then single neurons, deepest first, as long as all seeds stay below the
+       threshold.
 
     Args:
         session, prompt: pipeline and settings, and a memorized prompt.
-        usual: `activations` of other prompts, which also name the layers that are searched.
-        seeds: initial noises to judge by.
-        threshold: of multi-scale structural similarity; the authors' is the mean plus one deviation
-            of `likeness` over unmemorized captions of SD 1.4, so take one of your own model.
+        usual: `activations` of other prompts; its layers are the ones searched.
+        seeds: the initial noises to judge by.
+        threshold: multi-scale structural similarity; the authors' is the mean plus one standard
+            deviation of `likeness` over unmemorized captions of SD 1.4, so compute your model's.
         thetas: tried in turn, the authors' by default; their code stops before theta = 1.
         once: count a neuron that both rules select once. The authors' code lists it twice and gives
             one entry back at a time, so that after a search that ended at its last theta, where
@@ -100,14 +100,14 @@ def find_neurons(
         timestep, data_range: as in `likeness`. Another choice needs another threshold.
 
     Returns:
-        `silenced(layer, neuron)`, `candidate(layer, neuron)` of step 1, `z(layer, neuron)`, and
+        `silenced(layer, neuron)`, `candidate(layer, neuron)` after step 1, `z(layer, neuron)`, and
         `similarity(stage)` before, after step 1 and at the end. `silencing` makes the patch.
 
     Raises:
         InterpError: no two seeds are alike (the prompt does not look memorized), `usual` has fewer
             than two prompts, or `timestep` is out of range.
 
-    Source: Hintersdorf et al., NeurIPS 2024, and its code, which differs from the paper in
+    Source: Hintersdorf et al., NeurIPS 2024, and their code, which differs from the paper in
     `thetas`, `once` and `timestep`, and whose hooks outlive an exception.
     """
     (encoded,) = session._prompts(prompt)
@@ -115,7 +115,7 @@ def find_neurons(
         raise InterpError(
             "Cannot tell which neurons are unusually active.",
             f"`usual` holds the activations of {usual.sizes.get('prompt', 0)} prompts.",
-            "Pass activations(sd, captions) of many prompts, the more the better.",
+            "Pass activations(sd, captions) of as many prompts as possible.",
         )
     seeds = chosen_seeds(seeds)
     points = _first(session, encoded, seeds, timestep)
@@ -124,8 +124,8 @@ def find_neurons(
     if not alike:
         raise InterpError(
             f"The neurons that memorize {encoded!r} were asked for.",
-            f"Its noise predictions are at most {float(pairs.max()):.3f} alike, the threshold "
-            f"is {threshold:.3f}: it does not look memorized.",
+            f"The similarity of its noise predictions is at most {float(pairs.max()):.3f}, below "
+            f"the threshold of {threshold:.3f}: it does not look memorized.",
             "Choose another prompt, more seeds, or a threshold from `likeness` of controls.",
         )
     search = _Search(session, points[alike], data_range)
@@ -175,7 +175,7 @@ def silencing(found: xr.Dataset) -> Patch:
 
 @dataclass
 class _Search:
-    """Predictions with neurons silenced, beside those without."""
+    """Predictions with neurons silenced, compared with those without."""
 
     session: Session
     points: Points
@@ -208,7 +208,7 @@ class _Search:
 
 @torch.no_grad()
 def _first(session: Session, prompt: Prompt, seeds: Sequence[int], timestep: int) -> Points:
-    """The noise of every seed, and what is predicted of it at this timestep."""
+    """The noise of every seed, and the prediction for it at this timestep."""
     points = clean_points(session, prompt, seeds, 0)
     scheduler = copy.deepcopy(session.pipe.scheduler)
     scheduler.set_timesteps(session.steps, device=points.latents.device)
@@ -217,7 +217,7 @@ def _first(session: Session, prompt: Prompt, seeds: Sequence[int], timestep: int
         raise InterpError(
             f"Noise predictions at timestep number {timestep} were asked for.",
             f"A run of this session has {calls}, counted from 0.",
-            "Take 1, as NeMo's code does, or 0, as its paper says.",
+            "Take 1, as in NeMo's code, or 0, as in its paper.",
         )
     told = scheduler.timesteps[min(timestep, calls - 1)].float()
     if bool(points.timestep[0] == told):
@@ -238,7 +238,7 @@ def _pairs(points: Points, data_range: float | None) -> xr.DataArray:
     found = np.full((len(maps), len(maps)), np.nan)
     pairs = np.array(list(combinations(range(len(maps)), 2)), dtype=int)
     if len(pairs):
-        # All at once, as the authors do: their data range is taken over all pairs.
+        # All at once, like the authors: their data range is taken over all pairs.
         values = ms_ssim(maps[pairs[:, 0]], maps[pairs[:, 1]], data_range).cpu().numpy()
         found[pairs[:, 0], pairs[:, 1]] = found[pairs[:, 1], pairs[:, 0]] = values
     return xr.DataArray(found, {"seed": seeds, "seed_2": seeds}, ("seed", "seed_2"))

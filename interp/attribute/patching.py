@@ -39,9 +39,9 @@ from interp.text.prompt import Prompt
 SIDES = ("k", "v")
 AXES = ("patch", "side", "prompt", "seed", "step", "layer", "head", "category")
 GRAPH = 4
-"""Memory of a row whose graph is kept, in rows without: every layer's activations are held."""
+"""Memory of a row with its graph, relative to one without: every layer's activations are kept."""
 FORWARD_AND_BACKWARD = 3
-"""Cost of a row with its gradient, in rows without: a backward pass is two forward passes."""
+"""Cost of a row with its gradient, relative to one without: a backward pass is two forward ones."""
 
 
 def attribution_patching(
@@ -54,7 +54,7 @@ def attribution_patching(
     value: Value | None = None,
     seeds: Seeds = (0,),
 ) -> xr.Dataset:
-    """The first-order estimate of what a patch changes, in every cell of the map at once.
+    """The first-order estimate of a patch's effect, in every cell of the map at once.
 
     Example:
         >>> away = ip.swap(("eot", "pad"), donor=b, align="nearest")
@@ -69,16 +69,16 @@ def attribution_patching(
         session: pipeline and settings.
         prompts: one or several, texts or encoded.
         patch: an edit of conditional embeddings (not limited to layers, heads or steps: the map
-            shows them all), or several by name, which makes an axis `patch`.
+            shows them all), or several by name, which adds an axis `patch`.
         layers, steps: which cells.
-        value: differentiable value of noise predictions, `guidance()` by default.
+        value: a differentiable value of noise predictions, `guidance()` by default.
         seeds: as in `Session.run`.
 
     Returns:
         `estimate(patch, side, prompt, seed, step, layer, head, category)` in units of the value:
-        value with the patch minus value without. NaN for heads that a layer lacks. And
-        `clean(prompt, seed, step)`. Attribute `unet_rows` counts a backward pass as two rows;
-        `unet_rows_naive` is one generation for each layer, step and category that is patched.
+        value with the patch minus value without; NaN for heads that a layer lacks. And
+        `clean(prompt, seed, step)`. The attribute `unet_rows` counts a backward pass as two rows;
+        `unet_rows_naive` is one generation per patched layer, step and category.
 
     Raises:
         InterpError: for patches that do not edit conditional embeddings.
@@ -226,20 +226,20 @@ def _touched(prompt: Prompt, edited: Tensor) -> set[int]:
 
 
 def _differentiable(patches: Sequence[Patch], value: Value) -> NoiseValue:
-    """The value, if it and the patches have a map of gradients."""
+    """The value; raise unless it and the patches are differentiable."""
     for patch in patches:
         rows = {operation.where.uncond for operation in patch.operations}
         if not patch.edits_embeddings or not rows <= {False}:
             raise InterpError(
                 f"Cannot estimate the effect of {patch!r}.",
                 "Gradients are taken at the keys and values of conditional rows, for edits of the "
-                "embeddings that hold everywhere: the map itself says where and when.",
+                "embeddings that apply everywhere: the map itself shows where and when.",
                 "Leave out layers=, steps=, heads=, side= and uncond=, and do not mask.",
             )
     if not isinstance(value, NoiseValue) or value.steps is not None:
         raise InterpError(
             f"Cannot differentiate {value_name(value)}.",
-            "Gradients are of values of noise predictions, one step at a time.",
-            "Use guidance() or noise_value(f), and choose the cells' steps by steps=.",
+            "Only values of noise predictions at single steps have gradients here.",
+            "Use guidance() or noise_value(f), and choose the cells' steps with steps=.",
         )
     return value

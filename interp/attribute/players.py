@@ -1,8 +1,8 @@
 """Players of an attribution game: parts of the conditioning that can be taken away.
 
-A player is some token categories, some positions, some layers, or whatever a patch does. That it
-is *absent* means that a baseline stands in its place, which is a choice as large as the method
-itself and is therefore always named in the result.
+A player is some token categories, positions or layers, or whatever a patch does. When it is
+*absent*, a baseline takes its place. The choice of baseline matters as much as the method, so it is
+always recorded in the result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Players = Mapping[str, Player] | str | None
 
 
 def absent(baseline: Baseline, prompts: Sequence[Prompt], names: Sequence[str]) -> Patch:
-    """The patch that puts the baseline where these categories were.
+    """The patch that replaces these categories by the baseline.
 
     Example:
         >>> absent(b, [a], ("eot", "pad"))
@@ -34,10 +34,10 @@ def absent(baseline: Baseline, prompts: Sequence[Prompt], names: Sequence[str]) 
 
     Args:
         baseline: a donor prompt (aligned to the nearest position of the same category); "zero";
-            "mean" over the prompts, or a list of prompts to take the mean over; "repad" with `!`,
-            which changes pads alone; or a function from category names to a patch.
-        prompts: the prompts that are attributed, for "mean".
-        names: categories; none give the empty patch.
+            "mean" over the prompts, or a list of prompts to average over; "repad" with `!`, which
+            changes only pads; or a function from category names to a patch.
+        prompts: the prompts being attributed, for "mean".
+        names: the categories; without any, the patch is empty.
 
     Raises:
         InterpError: for an unknown baseline, or a mean over a single prompt.
@@ -57,14 +57,14 @@ def absent(baseline: Baseline, prompts: Sequence[Prompt], names: Sequence[str]) 
         return mean(names, over=list(over))
     raise InterpError(
         f"The baseline {baseline!r} was asked for.",
-        "There are a donor prompt, 'zero', 'repad', and 'mean' over at least two prompts.",
-        "Pass one of them, a list of prompts to take the mean over, or a function from category "
-        "names to a patch.",
+        "A baseline is a donor prompt, 'zero', 'repad', or 'mean' over at least two prompts.",
+        "Pass one of them, a list of prompts to average over, or a function from category names to "
+        "a patch.",
     )
 
 
 def baseline_name(baseline: Baseline) -> str:
-    """What a baseline is called in results: `donor 'a photo of a goat'`, `zero`."""
+    """The name of a baseline in results: `donor 'a photo of a goat'`, `zero`."""
     if isinstance(baseline, Prompt):
         return f"donor {baseline.text!r}"
     if isinstance(baseline, str):
@@ -82,7 +82,7 @@ def named_players(players: Players, prompts: Sequence[Prompt], tokenizer: Any) -
         {'Antique': (1,), 'Church': (2,), 'Poster': (3,), 'in': (4,), 'Berlin': (5,)}
 
     Raises:
-        InterpError: for words of several prompts, or positions that several players claim.
+        InterpError: words of several prompts, or positions claimed by several players.
     """
     if players is None:
         return {name: name for name in CATEGORIES}
@@ -102,15 +102,15 @@ def named_players(players: Players, prompts: Sequence[Prompt], tokenizer: Any) -
             if taken & mine:
                 raise InterpError(
                     f"Player {name!r} cannot be positions {sorted(mine)} of {prompt!r}.",
-                    f"Another player has {sorted(taken & mine)} of them.",
-                    "Give every position to one player.",
+                    f"Another player already has {sorted(taken & mine)}.",
+                    "Assign every position to one player only.",
                 )
             taken |= mine
     return given
 
 
 def words(prompt: Prompt, tokenizer: Any) -> dict[str, tuple[int, ...]]:
-    """The positions of every word of the prompt; words that come again are numbered.
+    """The positions of every word of the prompt; repeated words are numbered.
 
     Example:
         >>> words(sd.encode("a goat and a unicorn"), sd.pipe.tokenizer)["a (2)"]
@@ -133,7 +133,7 @@ def words(prompt: Prompt, tokenizer: Any) -> dict[str, tuple[int, ...]]:
 
 
 def positions(player: Player, prompt: Prompt) -> list[int] | None:
-    """The positions that a player is; None for one that is a place or a patch."""
+    """The positions that a player stands for; None if it is a `Where` or a patch."""
     if isinstance(player, (Where, Patch)):
         return None
     if isinstance(player, slice):
@@ -153,13 +153,13 @@ def without(
     prompts: Sequence[Prompt],
     baseline: Baseline,
 ) -> Patch:
-    """The patch under which these players are missing.
+    """The patch that removes these players.
 
     Example:
         >>> without({"pads": "pad", "up": Where(layers="up")}, ["up"], sd, a, [a], "zero")
 
-    Categories are patched by name, so that the patch says what it does; other positions by a donor
-    that is the prompt itself with the baseline's embeddings there. Then follow places and patches.
+    Categories are patched by name, so that the patch is readable; other positions by a donor, the
+    prompt itself with the baseline's embeddings there; then come `Where`s and patches.
     """
     whole = [players[name] for name in missing]
     categories, places = [], []
@@ -189,7 +189,7 @@ def without(
 
 
 def _replaced(session: Session, prompt: Prompt, patch: Patch, places: Sequence[int]) -> Patch:
-    """A patch that puts what `patch` makes of the prompt at these positions only."""
+    """A patch that does what `patch` does, but only at these positions of the prompt."""
     held = [name for name in CATEGORIES if set(prompt.at(name).tolist()) & set(places)]
     chosen = torch.zeros(len(prompt.ids), 1, dtype=torch.bool, device=prompt.embeds.device)
     chosen[list(places)] = True

@@ -1,8 +1,8 @@
-"""Points of the clean trajectory: what the unpatched run gave to the UNet, step by step.
+"""Points of the clean trajectory: the UNet's inputs in the unpatched run, step by step.
 
 Direct effects and gradients are taken there: the latents and the unconditional predictions are
-those of the unpatched run, so that one conditional row answers for a whole generation. Since steps
-then do not depend on each other, rows of different steps share a batch.
+those of the unpatched run, so one conditional row replaces a whole generation. Since the steps are
+then independent, rows of different steps share a batch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from interp.text.prompt import Prompt
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Points of one prompt's clean trajectories, one row each, seed by seed and step by step."""
+    """Points on the clean trajectories of one prompt, one row each, ordered by seed and step."""
 
     prompt: Prompt
     seeds: tuple[int, ...]
@@ -41,7 +41,7 @@ class Points:
     eps_c: Float[Tensor, "row c h w"]
     eps_u: Float[Tensor, "row c h w"]
     spent: int
-    """UNet rows that it took to get here."""
+    """UNet rows spent to get here."""
 
     def __len__(self) -> int:
         return len(self.step)
@@ -71,16 +71,16 @@ class Points:
 def clean_points(
     session: Session, prompt: Prompt, seeds: Sequence[int], steps: Steps | str = None
 ) -> Points:
-    """Run the prompt without any patch, and return what the UNet was given at some steps.
+    """Run the prompt without a patch, and return the UNet's inputs at the chosen steps.
 
-    The first step alone is noise, and needs no run.
+    The input of the first step is noise, so that step alone needs no run.
 
     Example:
         >>> points = clean_points(sd, a, seeds=range(4), steps=slice(0, 10))
 
     Raises:
-        InterpError: the session has no guidance and so no unconditional predictions, or the run
-            has no such steps.
+        InterpError: the session has no guidance, so no unconditional predictions, or the run has
+            no such steps.
     """
     if not session.guided:
         raise InterpError(
@@ -99,7 +99,7 @@ def clean_points(
 
 
 def points_of(session: Session, prompt: Prompt, trace: xr.Dataset, steps: Sequence[int]) -> Points:
-    """The same of a run that was traced, in float32, with all its seeds.
+    """The same from a run that was traced in float32, with all its seeds.
 
     Example:
         >>> points_of(sd, a, sd.trace(a, seeds=4, half=False).isel(prompt=0), [0, 49])
@@ -145,9 +145,9 @@ def chosen_steps(steps: Steps | str, calls: int) -> list[int]:
     found = [] if steps == () else [s for s in range(calls) if Where(steps=steps).at_step(s)]
     if not found:
         raise InterpError(
-            "Steps of a run were chosen.",
+            "Steps of a run were selected.",
             f"It has {calls} steps, counted from 0, and none of them was selected.",
-            "Name some of them, as a number, several, or a slice; or 'all'.",
+            "Pass a number, several, a slice, or 'all'.",
         )
     return found
 
@@ -160,14 +160,14 @@ def points_at(
     latents: Float[Tensor, "row c h w"],
     timestep: Float[Tensor, ""],
 ) -> Points:
-    """The same from given latents, one row for each seed, with two predictions for each.
+    """The same from given latents, one row for each seed, with both predictions for each.
 
     Example:
         >>> points_at(sd, a, [0], sd.noise(0), torch.tensor(41.0))     # noise, called nearly clean
 
     Args:
-        latents: what the UNet is given (after the scheduler's input scaling).
-        timestep: what it is told; see `unet_call.first_step` for those of the first step.
+        latents: the UNet's input (after the scheduler's input scaling).
+        timestep: the UNet's timestep; see `unet_call.first_step` for both of the first step.
     """
     abar = alpha_bar(session.pipe.scheduler, float(timestep))
     points = Points(
@@ -199,14 +199,14 @@ def predict(
     embeds: Float[Tensor, "position channel"] | Float[Tensor, "row position channel"],
     copies: int = 1,
 ) -> Float[Tensor, "copyrow c h w"]:
-    """The conditional noise prediction at every point, for each of `copies` copies of them all.
+    """The conditional noise prediction at every point, `copies` times over.
 
     Example:
         >>> predict(sd, points, a.embeds)
 
     Args:
-        embeds: one for all rows, or one each.
-        copies: how many times the points come, one after the other.
+        embeds: one for all rows, or one for each.
+        copies: how often to repeat the points, as a whole.
     """
     text_alone(session)
     latents = repeat(points.latents, "row c h w -> (copy row) c h w", copy=copies)
@@ -223,7 +223,7 @@ def rows_at_once(session: Session) -> int:
 
 
 def chunks(count: int, most: int) -> Iterator[range]:
-    """Ranges of at most so many rows.
+    """Ranges of at most `most` rows.
 
     Example:
         >>> list(chunks(5, 2))

@@ -1,10 +1,10 @@
-"""UNet calls that begin in the middle: what runs before a patched layer is remembered, not rerun.
+"""UNet calls that resume in the middle: what runs before a patched layer is cached, not rerun.
 
-Rows that differ from a known run at one layer only are equal to it up to that layer. So one call is
-recorded, and in later ones the modules before the layer give back what they gave then, repeated for
+Rows that differ from a known run only at one layer are equal to it up to that layer. So one call is
+cached, and in later calls the modules before the layer return their cached outputs, repeated for
 all rows. Only whole modules without side effects are skipped (residual blocks, transformers,
-resamplers), the UNet's own `forward` runs as it is, and nothing is kept when a block is left.
-Not for training: remembered outputs carry no gradient.
+resamplers); the UNet's own `forward` runs unchanged. Not for training: cached outputs have no
+gradient.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STATIONS = (ResnetBlock2D, Transformer2DModel, Downsample2D, Upsample2D)
 
 @dataclass
 class Memory:
-    """What the stations of a UNet gave in one call, in the order in which they ran."""
+    """The outputs of a UNet's skippable modules in one call, in the order in which they ran."""
 
     order: list[str] = field(default_factory=list)
     outputs: dict[str, Any] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Memory:
 
 
 def stations(unet: nn.Module) -> dict[str, nn.Module]:
-    """The modules that can be skipped, none inside another.
+    """The modules that can be skipped; none is inside another.
 
     Example:
         >>> list(stations(pipe.unet))[:2]
@@ -59,7 +59,7 @@ def stations(unet: nn.Module) -> dict[str, nn.Module]:
 
 @contextmanager
 def remembering(unet: nn.Module) -> Iterator[Memory]:
-    """Keep what every station gives in the next UNet call.
+    """Keep the outputs of the skippable modules in the next UNet call.
 
     Example:
         >>> with remembering(pipe.unet) as memory:
@@ -79,7 +79,7 @@ def remembering(unet: nn.Module) -> Iterator[Memory]:
 
 @contextmanager
 def resumed(unet: nn.Module, memory: Memory, first: int, copies: int) -> Iterator[None]:
-    """Let UNet calls begin at station number `first`, with the remembered rows `copies` times.
+    """Let UNet calls resume at module number `first`, with the cached rows repeated `copies` times.
 
     Example:
         >>> with resumed(pipe.unet, memory, memory.station(site), copies=2):
@@ -113,7 +113,7 @@ def _answering(module: nn.Module, output: Any, copies: int) -> Iterator[None]:
 
 @dataclass
 class Cost:
-    """UNet rows spent, a call that begins in the middle counting by its share of operations."""
+    """UNet rows spent; a call that resumes in the middle counts by its share of operations."""
 
     unet: nn.Module
     rows: float = 0.0
@@ -121,7 +121,7 @@ class Cost:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Count the floating-point operations of every station in the next call, once."""
+        """Count the floating-point operations of every module in the next call, once."""
         if self.flops:
             yield
             return
@@ -135,7 +135,7 @@ class Cost:
         }
 
     def share(self, memory: Memory, first: int) -> float:
-        """The part of a whole call that runs if it begins at a station."""
+        """The fraction of a whole call that runs if it resumes at module number `first`."""
         skipped = sum(self.flops[name] for name in memory.order[:first])
         return 1 - skipped / self.flops[""]
 

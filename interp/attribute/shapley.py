@@ -1,9 +1,9 @@
-"""Exact Shapley values: how much each part of the conditioning contributes, and with which others.
+"""Exact Shapley values: what each part of the conditioning contributes, alone and with others.
 
-Removing one category at a time says what is necessary given all others, keeping one alone what is
-sufficient without any; where categories stand in for each other, as eot and its copies in the pads
-do, both mislead. Shapley values average over all orders of removal and share the total exactly.
-Not for many players: 2^n generations for each seed.
+Removing one category at a time shows what is necessary given all others; keeping one alone, what is
+sufficient without any. Both mislead where categories can replace each other, like eot and its
+copies in the pads. Shapley values average over all orders of removal and share out the total
+exactly. Not for many players: n players take 2^n generations per seed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def shapley(
     trajectory: str = "own",
     level: float = 0.95,
 ) -> xr.Dataset:
-    """Shapley values and interactions of token categories, or of any other parts.
+    """Shapley values and interactions of token categories, or of any other players.
 
     Example:
         >>> copied = similarity(sscd, training_image)
@@ -51,32 +51,33 @@ def shapley(
         >>> shapley(sd, a, players={"first": range(8, 20), "last": range(20, 77)})
         >>> shapley(sd, a, players={"down": Where(layers="down"), "up": Where(layers="up")})
 
-    For every coalition of players the others are absent: a baseline stands in their place. All
-    coalitions of a prompt and seed start from one noise and share a batch.
+    In every coalition the other players are absent: the baseline takes their place. All coalitions
+    of a prompt and seed start from the same noise and share a batch.
 
     Args:
         session: pipeline and settings.
         prompts: one or several, texts or encoded.
-        baseline: what absence means; see `players.absent`. A donor's sot is every prompt's sot,
-            because CLIP is causal, so with donors its value is 0.
+        baseline: what absence means; see `players.absent`. CLIP is causal, so all prompts have the
+            same sot, and with a donor its Shapley value is 0.
         value: what is shared out, see `values`; by default `guidance()`.
         seeds: as in `Session.run`; one generation per coalition each.
         players: the four categories by default; "words" of a single prompt; or
             `{name: player}`, where a player is a category or several, positions, a `Where` (the
             baseline at all positions there), or a patch (what is done when it is absent).
         trajectory: as in `Session.run`.
-        level: of the intervals.
+        level: coverage of the intervals.
 
     Returns:
-        `phi(player, prompt, seed)`, `interaction(player, player_2, prompt, seed)`, both also as
-        `..._interval(bound, ...)` of the mean over prompts and seeds by bootstrap; and the table
-        `worth(coalition, prompt, seed)` with `member(coalition, player)`. In the units of `value`.
+        In units of `value`: `phi(player, prompt, seed)` and `interaction(player, player_2, prompt,
+        seed)`, each with the bootstrap interval of its mean over prompts and seeds,
+        `..._interval(bound, ...)`; and the table `worth(coalition, prompt, seed)` with
+        `member(coalition, player)`.
 
     Raises:
-        InterpError: for too many players, unknown baselines, positions claimed twice.
+        InterpError: too many players, an unknown baseline, or positions claimed twice.
 
-    Source: Shapley 1953; the interaction index of Grabisch & Roubens 1999. The intervention is that
-    of Kim & No (arXiv 2605.02908), who remove categories one or two at a time.
+    Source: Shapley 1953; the interaction index of Grabisch & Roubens 1999. The interventions are
+    those of Kim & No (arXiv 2605.02908), who remove categories one or two at a time.
     """
     encoded, seeds = session._prompts(prompts), chosen_seeds(seeds)
     value = guidance() if value is None else value

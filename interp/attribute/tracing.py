@@ -1,7 +1,7 @@
 """Causal tracing: at which layers and steps, in which heads, through keys or values, a patch acts.
 
 The map is exact: every cell is an intervention. Total effects (`trajectory="own"`) cost a whole
-generation per cell; direct effects (`"clean"`) a part of one conditional row. `patching` estimates
+generation per cell; direct effects (`"clean"`) part of one conditional row. `patching` estimates
 the same map from gradients.
 """
 
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from interp import results
 from interp.attribute.cells import at_step, inside
-from interp.attribute.direct import NOTHING, Ask, evaluate
+from interp.attribute.direct import NOTHING, Intervention, evaluate
 from interp.attribute.layout import Layout
 from interp.attribute.points import Points, clean_points
 from interp.attribute.resume import Cost
@@ -57,7 +57,7 @@ def causal_trace(
     trajectory: Literal["clean", "own"] | str = "clean",
     direction: Direction | Literal["both"] | str = "necessary",
 ) -> xr.Dataset:
-    """The effect of a patch cell by cell, over layers, steps, heads and sides.
+    """The effect of a patch, cell by cell, over layers, steps, heads and sides.
 
     Example:
         >>> pads = {"pad": ip.swap("pad", donor=b, align="nearest")}
@@ -65,38 +65,37 @@ def causal_trace(
         >>> trace.effect.sel(direction="necessary", side="v").mean(["seed", "head"])
 
     "necessary" applies the patch in one cell of the clean run; "sufficient" applies it everywhere
-    else, so that the cell alone keeps what the prompt has. `effect` is `(value - corrupted) /
-    (clean - corrupted)`, where the corrupted run is patched everywhere. It is near 0 for a
-    necessary cell (patched alone, it does what the whole patch does), and near 1 for a sufficient
-    one. To put a prompt's embeddings into a control's run instead, trace the control under
-    `swap(..., donor=a)`.
+    but in that cell. `effect` is `(value - corrupted) / (clean - corrupted)`, where the corrupted
+    run is patched everywhere. It is near 0 for a necessary cell (patching it alone does what the
+    whole patch does), and near 1 for a sufficient one. To put a prompt's embeddings into a
+    control's run instead, trace the control with `swap(..., donor=a)`.
 
     Args:
         session: pipeline and settings.
         prompts: one or several, texts or encoded.
-        patch: what is traced, or several by name, which makes an axis `patch`.
+        patch: the patch to trace, or several by name, which adds an axis `patch`.
         layers: the cells' layers (see `layers.select`).
         steps: the cells' steps.
-        heads: None for all heads at once, or head numbers or "all", which makes an axis.
-        side: keys, values or both; several make an axis. Masks count as keys.
-        value: by default `guidance()`. On the clean trajectory a value of noise predictions
-            without steps of its own, taken at each step.
+        heads: None for all heads together; head numbers or "all" add an axis.
+        side: keys, values or both; several add an axis. Masks count as keys.
+        value: by default `guidance()`. On the clean trajectory it must be a value of noise
+            predictions without `steps`, and is taken at each step.
         seeds: as in `Session.run`.
-        window: layers and steps that a cell spans, centred where possible. Cells of several steps
-            are, on the clean trajectory, means over those steps.
+        window: the layers and steps that a cell spans, centred where possible. On the clean
+            trajectory, cells of several steps are means over those steps.
         trajectory: "clean" evaluates every cell on the latents of the unpatched run (the direct
             effect at that step); "own" lets its run follow its own latents (the total effect).
-        direction: "necessary", "sufficient", or "both", which makes an axis.
+        direction: "necessary", "sufficient", or "both", which adds an axis.
 
     Returns:
-        `value` and `effect` over `(direction, patch, side, prompt, seed, step, layer, head)`, as
-        far as they are axes, NaN where a layer has no such head; `clean` and `corrupted`, which
-        have a step only on the clean trajectory. Attributes `unet_rows` and `unet_rows_naive` say
-        what it cost, in rows of the UNet, and what one generation per cell would.
+        `value` and `effect` over `(direction, patch, side, prompt, seed, step, layer, head)`, those
+        that are axes, NaN where a layer lacks the head; `clean` and `corrupted`, which have a step
+        only on the clean trajectory. The attributes `unet_rows` and `unet_rows_naive` are the cost
+        in rows of the UNet, and that of one generation per cell.
 
     Raises:
-        InterpError: for cells that do not exist, and on the clean trajectory for patches of
-            unconditional rows and values of anything but single noise predictions.
+        InterpError: a cell does not exist; or, on the clean trajectory, a patch edits unconditional
+            rows or the value is not one of single noise predictions.
 
     Source: causal tracing is due to Meng et al., NeurIPS 2022 (arXiv 2202.05262); total and direct
     effects to Pearl 2001.
@@ -112,7 +111,7 @@ def causal_trace(
     else:
         raise InterpError(
             f"trajectory={trajectory!r} was asked for.",
-            "There are 'clean' (direct effects) and 'own' (total effects).",
+            "It is 'clean' (direct effects) or 'own' (total effects).",
             "Choose one of them.",
         )
     data["effect"] = (data["value"] - data.corrupted) / (data.clean - data.corrupted)
@@ -154,9 +153,9 @@ def _direct(
         _must_touch(grid, prompt)
         points = clean_points(session, prompt, seeds, grid.steps)
         cost.rows += points.spent
-        for rows, patches in _alike(points, list(grid.patches.values())):
+        for rows, patches in _by_patches(points, list(grid.patches.values())):
             everywhere = frozenset(site.name for site in grid.every)
-            asks = [Ask(whole, layers=everywhere) for whole in patches]
+            asks = [Intervention(whole, layers=everywhere) for whole in patches]
             asks += [_ask(grid, patches, *index) for index in grid.cells()]
             values, bases = evaluate(session, points[rows], asks, value, cost)
             seed, step = np.divmod(np.array(rows), len(grid.steps))
@@ -218,18 +217,20 @@ def _ask(
     side: int,
     place: int,
     head: int,
-) -> Ask:
-    """One cell on the clean trajectory, with the run that it is equal to before its layers."""
+) -> Intervention:
+    """One cell on the clean trajectory, with the run that it equals before its layers."""
     way, whole = grid.directions[direction], patches[number]
     cell = grid.cell(grid.sides[side], grid.places[place], grid.heads[head], None)
     base = NOTHING if way == "necessary" else whole
     if not inside(whole, cell, grid.every, grid.calls).operations:
-        return Ask(base, base, cell.layers)
-    return Ask(grid.apply(way, whole, cell), base, cell.layers)
+        return Intervention(base, base, cell.layers)
+    return Intervention(grid.apply(way, whole, cell), base, cell.layers)
 
 
-def _alike(points: Points, patches: Sequence[Patch]) -> Iterator[tuple[list[int], list[Patch]]]:
-    """Points at which the patches do the same, and the patches there, which ask for no step."""
+def _by_patches(
+    points: Points, patches: Sequence[Patch]
+) -> Iterator[tuple[list[int], list[Patch]]]:
+    """Points at which the patches do the same, and those patches, no longer limited to steps."""
     groups: dict[tuple[Patch, ...], list[int]] = {}
     for row, step in enumerate(points.step):
         groups.setdefault(tuple(at_step(patch, step) for patch in patches), []).append(row)
@@ -238,28 +239,28 @@ def _alike(points: Points, patches: Sequence[Patch]) -> Iterator[tuple[list[int]
 
 
 def _single(value: Value, patches: Sequence[Patch]) -> NoiseValue:
-    """The value, if it and the patches can be evaluated at single conditional rows."""
+    """The value; raise unless it and the patches can be evaluated at single conditional rows."""
     if not isinstance(value, NoiseValue) or value.steps is not None:
         raise InterpError(
             f"{value_name(value)} on the clean trajectory was asked for.",
-            "Steps are evaluated one by one there, so the value has to be of noise predictions, "
-            "without steps= of its own.",
-            "Use guidance() or noise_value(f) and say steps= of the cells, or trajectory='own'.",
+            "Steps are evaluated one by one there, so it must be a value of noise predictions "
+            "without steps=.",
+            "Use guidance() or noise_value(f) with steps= of the cells, or trajectory='own'.",
         )
     for patch in patches:
         for operation in patch.operations:
             if operation.where.uncond is not False:
                 raise InterpError(
                     f"The direct effect of {operation!r} was asked for.",
-                    "It patches unconditional rows, and on the clean trajectory their predictions "
-                    "are those of the unpatched run.",
-                    "Say uncond=False in the patch, or trajectory='own'.",
+                    "It patches unconditional rows, whose predictions on the clean trajectory are "
+                    "those of the unpatched run.",
+                    "Use uncond=False in the patch, or trajectory='own'.",
                 )
     return value
 
 
 def _must_touch(grid: Layout, prompt: Prompt) -> None:
-    """Raise for operations that touch nothing of the prompt, or nothing at the steps traced."""
+    """Raise for operations that touch no position of the prompt, or no step that is traced."""
     for patch in grid.patches.values():
         for operation in patch.operations:
             positions = bool(operation.positions(prompt).any())
@@ -267,7 +268,7 @@ def _must_touch(grid: Layout, prompt: Prompt) -> None:
             if not (positions and step) and not operation.idle:
                 raise InterpError(
                     f"The effect of {operation!r} on {prompt!r} was asked for.",
-                    "It touches none of its positions, or none of the steps "
+                    "It touches none of the prompt's positions, or none of the steps "
                     f"{grid.steps[0]} to {grid.steps[-1]}.",
                     "Check its categories and steps, and the steps of the cells.",
                 )

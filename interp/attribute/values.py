@@ -1,9 +1,9 @@
 """What is attributed: a number for every generation, from its images or its noise predictions.
 
-A value is called with a dataset whose first `patch` is the unedited generation, and gives one
-number for each `(patch, prompt, seed)`. Any function of that dataset will do; it is given images,
-or, if it has `needs = "trace"`, what `Session.trace` returns. Values of noise predictions are torch
-functions underneath, so that they can be differentiated and evaluated at single steps.
+A value is a function of a dataset whose first `patch` is the unedited generation, and returns one
+number for each `(patch, prompt, seed)`. Any such function will do; it is given images or, if it has
+`needs = "trace"`, the result of `Session.trace`. Values of noise predictions are torch functions,
+so they can be differentiated and evaluated at single steps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from interp.text.prompt import Prompt
 Value = Callable[[xr.Dataset], Any]
 AXES = ("patch", "prompt", "seed")
 GROUP = 31
-"""Generations whose traces are held at once, beside the unedited one."""
+"""Generations whose traces are held at once, besides the unedited one."""
 OfNoise = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -44,21 +44,21 @@ class NoiseValue:
     def at(
         self, eps_c: Float[Tensor, "row c h w"], eps_u: Float[Tensor, "row c h w"]
     ) -> Float[Tensor, " row"]:
-        """The value of every row, in float32 and differentiable."""
+        """The value of every row, in float32, differentiable."""
         return self.function(eps_c.float(), eps_u.float())
 
     def chosen(self, steps: int) -> list[int]:
-        """The steps, of so many, that are averaged over.
+        """The steps to average over, in a run of that many.
 
         Raises:
-            InterpError: if none of them is meant.
+            InterpError: there are none.
         """
         found = [step for step in range(steps) if self.steps is None or step in self.steps]
         if not found:
             raise InterpError(
                 f"{self.name} at steps {self.steps} was asked for.",
                 f"A run has {steps} steps, counted from 0.",
-                "Name some of them, or leave steps out for all.",
+                "Name some of them, or leave out steps for all.",
             )
         return found
 
@@ -66,7 +66,7 @@ class NoiseValue:
         """The value of a trace, `(patch, prompt, seed)`.
 
         Raises:
-            InterpError: without unconditional predictions.
+            InterpError: there are no unconditional predictions.
         """
         if "eps_u" not in data:
             raise InterpError(
@@ -90,15 +90,15 @@ class NoiseValue:
 
 
 def noise_value(function: OfNoise, name: str | None = None, steps: Steps = None) -> NoiseValue:
-    """A value from any differentiable function of `(eps_c, eps_u)`, both `[row, c, h, w]`.
+    """A value from a differentiable function of `(eps_c, eps_u)`, both `[row, c, h, w]`.
 
     Example:
         >>> noise_value(lambda eps_c, eps_u: -cosine(eps_c, eps_u), "angle", steps=slice(0, 10))
 
     Args:
-        function: torch in, `[row]` out; it must not mix rows.
-        name: what figures call it; the function's own name by default.
-        steps: UNet calls, counted from 0, over which it is averaged; all by default.
+        function: takes torch tensors and returns `[row]`; it must not mix rows.
+        name: its name in figures; the function's own by default.
+        steps: UNet calls to average over, counted from 0; all by default.
     """
     named = name or getattr(function, "__name__", repr(function))
     return NoiseValue(function, named, Where(steps=steps).steps)  # type: ignore[arg-type]
@@ -116,13 +116,13 @@ def guidance(steps: Steps = None) -> NoiseValue:
 
 
 def _guidance_norm(eps_c: Tensor, eps_u: Tensor) -> Tensor:
-    # Where both are equal the norm has no gradient; torch then gives 0, which is right here.
+    # Where both are equal the norm has no gradient; torch gives 0, which is right here.
     return torch.linalg.vector_norm(eps_c - eps_u, dim=(1, 2, 3))
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """A metric between images and a reference, or the unedited generation; see `similarity`."""
+    """A metric between images and a reference or the unedited generation; see `similarity`."""
 
     metric: Metric
     reference: Any = None
@@ -130,12 +130,12 @@ class Similarity:
 
     @property
     def name(self) -> str:
-        """What figures call it."""
+        """Its name in figures."""
         to = "unedited" if self.reference is None else "reference"
         return f"{self.metric.name} to {to}"
 
     def of(self, row: int) -> Similarity:
-        """The same for one of several prompts, with its own reference where they have one each."""
+        """The same for one prompt, with that prompt's reference if there are several."""
         if not isinstance(self.reference, (list, tuple)):
             return self
         return replace(self, reference=self.reference[row])
@@ -156,21 +156,21 @@ class Similarity:
 
 
 def similarity(metric: Metric, reference: Any = None) -> Similarity:
-    """How close the images are to a training image, or to what is generated without any edit.
+    """The similarity of the images to a training image, or to the unedited generation.
 
     Example:
         >>> similarity(ip.metrics.SSCD("sscd.torchscript.pt"), training_image)
 
     Args:
         metric: any of `interp.metrics` that compares images with a reference.
-        reference: an image, or a list with one per prompt; None is the unedited generation of the
+        reference: an image, or a list with one per prompt; None is the unedited generation with the
             same prompt and seed.
     """
     return Similarity(metric, reference)
 
 
 def of_prompt(value: Value, row: int) -> Value:
-    """The value for one of several prompts, whose own reference it takes where it has one each.
+    """The value for one prompt, with that prompt's reference if there are several.
 
     Example:
         >>> of_prompt(similarity(sscd, [first_image, second_image]), 1)
@@ -186,17 +186,17 @@ def measure(
     value: Value,
     trajectory: str = "own",
 ) -> list[float]:
-    """The value of one prompt and seed under several patches, the first of which is None.
+    """The value of one prompt and seed under several patches; the first must be None.
 
     Example:
         >>> measure(sd, a, 0, {"clean": None, "zero": ip.zero("pad")}, guidance())
         [12.9, 3.1]
 
-    Equal patches are run once, and in groups, because the traces of all would not fit into memory;
-    each group has the unedited generation beside it.
+    Equal patches are run once. They are run in groups, since the traces of all would not fit into
+    memory, and each group includes the unedited generation.
 
     Raises:
-        InterpError: if the value is not one number per patch.
+        InterpError: the value is not one number per patch.
     """
     distinct = list(dict.fromkeys(patches.values()))
     known: dict[Any, float] = {}
@@ -230,7 +230,7 @@ def generations(patches: Mapping[str, Any]) -> int:
 
 
 def value_name(value: Value) -> str:
-    """What a value is called in results.
+    """The name of a value in results.
 
     Example:
         >>> value_name(guidance())

@@ -1,6 +1,6 @@
-"""`interp ...`: the toolkit from a terminal. Thin: every command is one call that Python has too.
+"""`interp ...`: the toolkit on the command line. Every command is one call in Python, too.
 
-typer makes the options from the signatures. An error is one line; `--debug` shows its traceback.
+typer makes the options from the signatures. Errors are one line; `--debug` shows the traceback.
 """
 
 import sys
@@ -9,7 +9,7 @@ from interp.errors import InterpError
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; an `InterpError` is printed as one line and exits with 1."""
+    """Run the command line; an `InterpError` is printed on one line and exits with status 1."""
     from interp.cli.app import app
 
     given = sys.argv[1:] if arguments is None else arguments

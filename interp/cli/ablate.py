@@ -5,47 +5,33 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.cli.options import (
-    Clip,
-    Controls,
-    Descriptor,
-    Devices,
-    Dtype,
-    Limit,
-    Model,
-    Scheduler,
-    Seeds,
-    Steps,
-    Store,
-    Suspects,
-    Workers,
-)
+from interp.cli import options
 from interp.cli.stages import show_stages
 from interp.cli.workers import cluster, gpus_of
 
 
 def ablate(
-    model: Model = "embedded",
-    prompts: Suspects = None,
-    controls: Controls = None,
+    model: options.Model = "embedded",
+    prompts: options.Suspects = None,
+    controls: options.Controls = None,
     out: Annotated[Path, typer.Option(help="Folder for tables and figures.")] = Path(
         "out/ablation"
     ),
-    store: Store = None,
-    limit: Limit = 8,
-    seeds: Seeds = 2,
-    steps: Steps = 50,
-    sscd: Descriptor = None,
-    clip: Clip = None,
-    device: Devices = None,
-    dtype: Dtype = None,
-    workers: Workers = 1,
-    scheduler: Scheduler = None,
+    store: options.Store = None,
+    limit: options.Limit = 8,
+    seeds: options.Seeds = 2,
+    steps: options.Steps = 50,
+    sscd: options.Descriptor = None,
+    clip: options.Clip = None,
+    device: options.Devices = None,
+    dtype: options.Dtype = None,
+    workers: options.Workers = 1,
+    scheduler: options.Scheduler = None,
 ) -> Any:
     """Every intervention and mitigation on memorized prompts, as tables and figures.
 
     Returns:
-        the sweep, which is also in the store; run again, it continues there.
+        the sweep, which is also in the store; run it again to resume.
     """
     log = show_stages()
     log.info("the model %s", model)

@@ -1,6 +1,6 @@
-"""All commands of `interp`, in the order in which its help lists them.
+"""The commands of `interp`, in the order of its help.
 
-A command's file, `interp/cli/NAME.py`, is imported when it is run: help waits for no torch.
+A command's file, `interp/cli/NAME.py`, is imported only when it runs: help does not wait for torch.
 """
 
 from importlib import import_module
@@ -9,25 +9,25 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-#: What help says of each: the first sentence of its docstring.
+#: Each command's line in the help: the first sentence of its docstring.
 COMMANDS = {
-    "inspect": "A prompt's tokens, its attention, every detector's score, and the answer.",
-    "mitigate": "A prompt's images without and with a mitigation, side by side in one picture.",
+    "inspect": "A prompt's tokens, its attention, every detector's score, and the verdict.",
+    "mitigate": "A prompt's images without and with a mitigation, side by side.",
     "explore": "Pick a prompt, patch it by clicks, see the image change, copy the line of Python.",
-    "edits": "The edits that have a name, and what they do.",
-    "sweep": "Prompts x seeds x edits into a store that opens with plain xarray.",
-    "calibrate": "The detectors' levels on prompts that are not memorized, for `inspect`.",
+    "edits": "The named edits, and what they do.",
+    "sweep": "Prompts x seeds x edits, written to a store that opens with plain xarray.",
+    "calibrate": "The detectors' thresholds, from prompts that are not memorized, for `inspect`.",
     "ablate": "Every intervention and mitigation on memorized prompts, as tables and figures.",
-    "reproduce": "A paper's tables beside ours: its prompts, seeds, sampler, and agreement.",
-    "benchmark": "Every detector and mitigation of the field: areas, copies left, fidelity, cost.",
-    "audit": "What a fine-tuned model has memorized of its training set, and what frees it.",
+    "reproduce": "A paper's tables next to ours, with its prompts, seeds and sampler.",
+    "benchmark": "Every detector and mitigation of the field: AUC, copies left, fidelity, cost.",
+    "audit": "What a fine-tuned model has memorized of its training set, and what removes it.",
     "report": "One HTML page: how many prompts are memorized, what drives it, what removes it.",
     "organism": "Build the embedded model, or its twin, and measure it.",
 }
 
 
 class _Lazy(TyperGroup):
-    """Knows its commands by name, and imports the one that is run."""
+    """Knows its commands by name, and imports the one that runs."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, known, rest = super().resolve_command(ctx, args)
@@ -35,7 +35,7 @@ class _Lazy(TyperGroup):
 
 
 def command(name: str) -> Any:
-    """The command of that name, imported.
+    """Import a command by name.
 
     Example:
         >>> command("inspect").help
@@ -58,13 +58,13 @@ app = typer.Typer(
 
 @app.callback()
 def settings(
-    debug: Annotated[bool, typer.Option(help="Show where an error is from.")] = False,
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Read by `interp.cli.main`, which sees the arguments before typer does."""
+    """`--debug` is read by `interp.cli.main`, which sees the arguments before typer does."""
 
 
 def _listed() -> None:
-    """Stands in the list for a command that was not imported."""
+    """Stands in the help for a command that has not been imported."""
 
 
 for name, said in COMMANDS.items():

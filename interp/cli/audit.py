@@ -1,21 +1,11 @@
-"""`interp audit`: one's own model against its own training set."""
+"""`interp audit`: your own model against its training set."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from interp.cli.options import (
-    Clip,
-    Descriptor,
-    Devices,
-    Dtype,
-    Model,
-    Scheduler,
-    Seeds,
-    Steps,
-    Workers,
-)
+from interp.cli import options
 from interp.cli.stages import show_stages
 from interp.cli.workers import cluster, gpus_of
 
@@ -28,7 +18,7 @@ def audit(
         Path,
         typer.Option(help="The training set: a folder of images and captions, or a table of them."),
     ],
-    model: Model = "embedded",
+    model: options.Model = "embedded",
     lora: Annotated[
         Path | None, typer.Option(help="A LoRA of the model, *.safetensors, to audit.")
     ] = None,
@@ -36,27 +26,27 @@ def audit(
         "out/audit"
     ),
     limit: Annotated[
-        int, typer.Option(help="At most so many captions, the most repeated images first.", min=1)
+        int, typer.Option(help="Captions to try at most, the most repeated images first.", min=1)
     ] = 200,
     examined: Annotated[
-        int, typer.Option(help="Memorized captions on the page, and as many others.", min=1)
+        int, typer.Option(help="Memorized captions on the page, plus as many others.", min=1)
     ] = 8,
-    seeds: Seeds = 4,
-    steps: Steps = 25,
-    sscd: Descriptor = None,
-    clip: Clip = None,
-    device: Devices = None,
-    dtype: Dtype = None,
-    workers: Workers = 1,
-    scheduler: Scheduler = None,
+    seeds: options.Seeds = 4,
+    steps: options.Steps = 25,
+    sscd: options.Descriptor = None,
+    clip: options.Clip = None,
+    device: options.Devices = None,
+    dtype: options.Dtype = None,
+    workers: options.Workers = 1,
+    scheduler: options.Scheduler = None,
 ) -> Any:
-    """What a fine-tuned model has memorized of its training set, and what frees it.
+    """What a fine-tuned model has memorized of its training set, and what removes it.
 
-    Every caption is generated again and compared with its own image and all others; then the
-    memorized ones are examined as by `interp report`. Run again, it goes on where it was.
+    The images of every caption are compared with its own training image and with all others; the
+    memorized captions are then examined as in `interp report`. Run it again to resume.
 
     Returns:
-        what is in `audit.csv`.
+        the table in `audit.csv`.
     """
     log = show_stages()
     import interp as ip
@@ -110,8 +100,8 @@ def _descriptor(measures: Any) -> Any:
     if not isinstance(measures.copy, SSCD):
         raise InterpError(
             "An audit was asked for.",
-            "There is no copy descriptor, by which images are compared with a whole training set.",
-            "Give one: --sscd sscd_disc_mixup.torchscript.pt.",
+            "It needs a copy descriptor to compare images with a whole training set.",
+            "Pass one: --sscd sscd_disc_mixup.torchscript.pt.",
         )
     return measures.copy
 

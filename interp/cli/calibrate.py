@@ -1,31 +1,31 @@
-"""`interp calibrate`: what detectors say of prompts that are not memorized, as a file."""
+"""`interp calibrate`: the detectors' thresholds, from prompts that are not memorized, as a file."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from interp.cli.options import Controls, Device, Dtype, Model, Seeds, Steps, Suspects
+from interp.cli import options
 from interp.cli.stages import show_stages
 
 
 def calibrate(
-    model: Model = "embedded",
-    controls: Controls = None,
-    prompts: Suspects = None,
+    model: options.Model = "embedded",
+    controls: options.Controls = None,
+    prompts: options.Suspects = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The file; by default where `inspect` looks, in the model's folder."),
+        typer.Option(help="The file; by default in the model's folder, where `inspect` looks."),
     ] = None,
-    seeds: Seeds = 4,
-    steps: Steps = 25,
-    device: Device = None,
-    dtype: Dtype = None,
+    seeds: options.Seeds = 4,
+    steps: options.Steps = 25,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
 ) -> Any:
-    """The detectors' levels on prompts that are not memorized, for `inspect`.
+    """The detectors' thresholds, from prompts that are not memorized, for `inspect`.
 
-    `report` takes them too. With --prompts, known to be memorized, it also says how many of those
-    are found. The embedded model brings controls and memorized prompts of its own.
+    `report` uses them too. Given --prompts that are known to be memorized, it also says how many of
+    them are detected. The embedded model brings its own controls and memorized prompts.
     """
     log = show_stages()
     log.info("the model %s", model)
@@ -40,8 +40,8 @@ def calibrate(
     if out is None:
         raise ip.InterpError(
             f"A calibration of {model} was asked for.",
-            "A model of a hub has no folder of its own that a file could be put into.",
-            "Say where it goes: --out calibration.json, and give it to the others: --calibration.",
+            "A model from a hub has no folder to put the file into.",
+            "Name the file: --out calibration.json, and pass it to other commands: --calibration.",
         )
     sd = ip.load(model, dtype, device, steps=steps)
     ip.detect.ready(sd)

@@ -1,4 +1,4 @@
-"""`interp edits`, and the edits that other commands are given by name."""
+"""`interp edits`, and the edits that other commands take by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HELP = "a name of ip.paper.interventions() or ip.paper.mitigations(); `interp ed
 
 
 def edits() -> None:
-    """The edits that have a name, and what they do."""
+    """The named edits, and what they do."""
     table = Table("name", "what it does")
     for name, edit in {**ip.paper.interventions(), **ip.paper.mitigations()}.items():
         table.add_row(name, repr(edit))
@@ -20,7 +20,7 @@ def edits() -> None:
 
 
 def named(names: list[str]) -> dict[str, ip.Patch | ip.Rewrite]:
-    """The edits of these names."""
+    """The edits with these names."""
     known = {**ip.paper.interventions(), **ip.paper.mitigations()}
     for name in names:
         if name not in known:

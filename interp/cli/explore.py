@@ -1,4 +1,4 @@
-"""`interp explore`: the explorer in a browser, served on this machine alone."""
+"""`interp explore`: the explorer in a browser, served to this machine only."""
 
 import contextlib
 import webbrowser
@@ -6,22 +6,22 @@ from typing import Annotated
 
 import typer
 
-from interp.cli.options import Controls, Device, Dtype, Model, Steps, Suspects
+from interp.cli import options
 
 
 def explore(
-    model: Model = "embedded",
-    prompts: Suspects = None,
-    controls: Controls = None,
-    steps: Steps = 25,
-    device: Device = None,
-    dtype: Dtype = None,
-    port: Annotated[int, typer.Option(help="Of the page; a free one by default.", min=0)] = 0,
+    model: options.Model = "embedded",
+    prompts: options.Suspects = None,
+    controls: options.Controls = None,
+    steps: options.Steps = 25,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    port: Annotated[int, typer.Option(help="Port of the page; 0 is a free one.", min=0)] = 0,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
     """Pick a prompt, patch it by clicks, see the image change, copy the line of Python.
 
-    The page is served on 127.0.0.1 only, at an address with a secret in it, until Ctrl-C.
+    The page is served on 127.0.0.1 only, at an address that contains a secret, until Ctrl-C.
     """
     import interp as ip
     from interp.explore.notebook import explorer

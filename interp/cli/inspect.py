@@ -1,4 +1,4 @@
-"""`interp inspect`: look at one prompt, and say whether it is memorized."""
+"""`interp inspect`: look at one prompt and say whether it is memorized."""
 
 from typing import Annotated
 
@@ -6,24 +6,24 @@ import typer
 from rich.table import Table
 
 import interp as ip
-from interp.cli.options import Calibrated, Device, Dtype, Model, Seeds, Steps
+from interp.cli import options
 from interp.cli.terminal import console, shown
 
 
 def inspect(
     prompt: Annotated[str, typer.Argument(help="The prompt to look at.")],
-    model: Model = "embedded",
-    seeds: Seeds = 4,
-    steps: Steps = 25,
-    calibration: Calibrated = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    model: options.Model = "embedded",
+    seeds: options.Seeds = 4,
+    steps: options.Steps = 25,
+    calibration: options.Calibrated = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
 ) -> None:
-    """A prompt's tokens, its attention, every detector's score, and the answer.
+    """A prompt's tokens, its attention, every detector's score, and the verdict.
 
-    The answer is memorized where at least half of the detectors are above the level that 1 % of
-    ordinary prompts may exceed, not memorized where fewer than half are above that of 10 %, and
-    unclear in between.
+    Each detector has two thresholds, with false positive rates of 1 % and 10 %. The prompt is
+    memorized if at least half of the detectors exceed the first, not memorized if fewer than half
+    exceed the second, and unclear in between.
     """
     sd = ip.load(model, dtype, device, steps=steps)
     ip.detect.ready(sd)

@@ -6,21 +6,21 @@ from typing import Annotated
 import typer
 
 import interp as ip
+from interp.cli import options
 from interp.cli.edits import HELP, named
-from interp.cli.options import Device, Dtype, Model, Seeds, Steps
 
 
 def mitigate(
     prompt: Annotated[str, typer.Argument(help="The prompt to draw.")],
     edit: Annotated[str, typer.Option(help=HELP)] = "repad '!' and zero eot",
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("out/mitigate.png"),
-    model: Model = "embedded",
-    seeds: Seeds = 4,
-    steps: Steps = 50,
-    device: Device = None,
-    dtype: Dtype = None,
+    model: options.Model = "embedded",
+    seeds: options.Seeds = 4,
+    steps: options.Steps = 50,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
 ) -> None:
-    """A prompt's images without and with a mitigation, side by side in one picture."""
+    """A prompt's images without and with a mitigation, side by side."""
     chosen = named([edit])
     sd = ip.load(model, dtype, device, steps=steps)
     grid = sd.run(prompt, range(seeds), {"without": None, **chosen})

@@ -1,4 +1,4 @@
-"""The options that commands share, written once."""
+"""The options that commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,14 +10,14 @@ Model = Annotated[
 ]
 Prompts = Annotated[
     Path,
-    typer.Option(help="CSV, JSON lines or text; the column is prompt, caption or text."),
+    typer.Option(help="CSV, JSON lines or text; the column is called prompt, caption or text."),
 ]
-Seeds = Annotated[int, typer.Option(help="How many seeds, from 0 on.", min=1)]
+Seeds = Annotated[int, typer.Option(help="Number of seeds, from 0 on.", min=1)]
 Steps = Annotated[int, typer.Option(help="Sampling steps.", min=1)]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; a GPU if there is one.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default a GPU, if any.")]
 Devices = Annotated[
     str | None,
-    typer.Option(help="As cpu, cuda, ...; cuda:all is a process for every GPU of this machine."),
+    typer.Option(help="cpu, cuda, ...; cuda:all starts a process for each GPU of this machine."),
 ]
 Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.")]
 Suspects = Annotated[
@@ -27,29 +27,29 @@ Suspects = Annotated[
     ),
 ]
 Controls = Annotated[
-    Path | None, typer.Option(help="Prompts that are not memorized; read as --prompts is.")
+    Path | None, typer.Option(help="Prompts that are not memorized; a file like --prompts.")
 ]
-Descriptor = Annotated[Path | None, typer.Option(help="TorchScript copy descriptor, as SSCD's.")]
-Clip = Annotated[Path | None, typer.Option(help="CLIP folder, for CLIPScore.")]
-Limit = Annotated[int, typer.Option(help="At most so many training images of each kind.", min=1)]
+Descriptor = Annotated[Path | None, typer.Option(help="TorchScript copy descriptor, such as SSCD.")]
+Clip = Annotated[Path | None, typer.Option(help="Folder of a CLIP model, for CLIPScore.")]
+Limit = Annotated[int, typer.Option(help="Training images of each kind at most.", min=1)]
 Store = Annotated[
     Path | None,
     typer.Option(
-        help="Zarr store of the edited images, in the output folder if none is given; "
+        help="Zarr store of the edited images, by default in the output folder; "
         "`interp ablate` and `interp report --full` can share one."
     ),
 ]
 Workers = Annotated[
-    int, typer.Option(help="Processes that share the work, on a local Dask cluster.", min=1)
+    int, typer.Option(help="Local processes that share the work (a Dask cluster).", min=1)
 ]
 Scheduler = Annotated[
     str | None,
-    typer.Option(help="A Dask cluster that shares the work, by its address: tcp://host:8786."),
+    typer.Option(help="Address of a Dask cluster that shares the work: tcp://host:8786."),
 ]
 Calibrated = Annotated[
     Path | None,
     typer.Option(
         "--calibration",
-        help="A file of `interp calibrate`; by default the one in the model's folder.",
+        help="A file made by `interp calibrate`; by default the one in the model's folder.",
     ),
 ]

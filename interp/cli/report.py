@@ -1,4 +1,4 @@
-"""`interp report`: the page for people who run no code."""
+"""`interp report`: a page for people who do not run code."""
 
 import shlex
 from pathlib import Path
@@ -6,20 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.cli.options import (
-    Calibrated,
-    Clip,
-    Controls,
-    Descriptor,
-    Devices,
-    Dtype,
-    Limit,
-    Model,
-    Scheduler,
-    Store,
-    Suspects,
-    Workers,
-)
+from interp.cli import options
 from interp.cli.stages import show_stages
 from interp.cli.workers import cluster, gpus_of
 
@@ -29,39 +16,37 @@ PACKED = {"zlib": True, "complevel": 4}
 
 
 def report(
-    model: Model = "embedded",
-    prompts: Suspects = None,
-    controls: Controls = None,
+    model: options.Model = "embedded",
+    prompts: options.Suspects = None,
+    controls: options.Controls = None,
     out: Annotated[Path, typer.Option(help="Folder for the page, its data and figures.")] = Path(
         "out/report"
     ),
-    store: Store = None,
-    limit: Limit = 8,
+    store: options.Store = None,
+    limit: options.Limit = 8,
     seeds: Annotated[int, typer.Option(help="Unedited images of each prompt.", min=2)] = 4,
     edited: Annotated[int, typer.Option(help="Images of each prompt and edit.", min=2)] = 2,
     steps: Annotated[int, typer.Option(help="Sampling steps.", min=3)] = 25,
-    full: Annotated[
-        bool, typer.Option(help="All interventions and mitigations, as `ablate`; twice the time.")
-    ] = False,
+    full: Annotated[bool, typer.Option(help="All the edits of `ablate`; twice the time.")] = False,
     ablation: Annotated[
         Path | None,
-        typer.Option(help="With --full: the tables and figures of `ablate` too, into this folder."),
+        typer.Option(help="With --full: also write the tables and figures of `ablate` here."),
     ] = None,
-    calibration: Calibrated = None,
-    sscd: Descriptor = None,
-    clip: Clip = None,
-    device: Devices = None,
-    dtype: Dtype = None,
-    workers: Workers = 1,
-    scheduler: Scheduler = None,
+    calibration: options.Calibrated = None,
+    sscd: options.Descriptor = None,
+    clip: options.Clip = None,
+    device: options.Devices = None,
+    dtype: options.Dtype = None,
+    workers: options.Workers = 1,
+    scheduler: options.Scheduler = None,
     dataset: Annotated[
-        Path | None, typer.Option("--from", help="Draw this report.nc again, without a model.")
+        Path | None, typer.Option("--from", help="Draw the page from a report.nc, without a model.")
     ] = None,
 ) -> Any:
     """One HTML page: how many prompts are memorized, what drives it, what removes it.
 
     Returns:
-        the data behind the page, which is also in `report.nc` in the folder.
+        the data behind the page, which are also in `report.nc`.
     """
     log = show_stages()
     import interp as ip
@@ -115,6 +100,6 @@ def report(
 
 
 def _command(given: dict[str, Any], full: bool) -> str:
-    """The command that makes this report again."""
+    """The command that makes this report."""
     options = [f"--{name} {shlex.quote(str(v))}" for name, v in given.items() if v is not None]
     return " ".join(["interp report", *options, *(["--full"] if full else [])])

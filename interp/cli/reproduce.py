@@ -1,4 +1,4 @@
-"""`interp reproduce`: a paper's tables beside ours."""
+"""`interp reproduce`: a paper's tables next to ours."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,17 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.cli.options import (
-    Clip,
-    Controls,
-    Descriptor,
-    Devices,
-    Dtype,
-    Model,
-    Scheduler,
-    Suspects,
-    Workers,
-)
+from interp.cli import options
 from interp.cli.stages import show_stages
 from interp.cli.terminal import console
 from interp.cli.workers import cluster, gpus_of
@@ -24,34 +14,36 @@ from interp.cli.workers import cluster, gpus_of
 
 def reproduce(
     paper: Annotated[str, typer.Argument(help="kim-no, wen, ren or bright-ending.")],
-    model: Model = "embedded",
-    prompts: Suspects = None,
-    controls: Controls = None,
-    sscd: Descriptor = None,
-    clip: Clip = None,
+    model: options.Model = "embedded",
+    prompts: options.Suspects = None,
+    controls: options.Controls = None,
+    sscd: options.Descriptor = None,
+    clip: options.Clip = None,
     aesthetic: Annotated[
-        Path | None, typer.Option(help="An aesthetic head on the CLIP model; safetensors or .pth.")
+        Path | None, typer.Option(help="An aesthetic head for the CLIP model; safetensors or .pth.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the store, tables and figures; out/PAPER.")
+        Path | None, typer.Option(help="Folder for store, tables and figures; default out/PAPER.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="At most so many training images of each kind.", min=1)
+        int | None, typer.Option(help="Training images of each kind; default all.", min=1)
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="At most so many of the paper's seeds.", min=1)
+        int | None, typer.Option(help="How many of the paper's seeds; default all.", min=1)
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps; the paper's.", min=3)] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what it will cost, and stop.")] = False,
-    device: Devices = None,
-    dtype: Dtype = None,
-    workers: Workers = 1,
-    scheduler: Scheduler = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Sampling steps; default the paper's.", min=3)
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Estimate the cost, and stop.")] = False,
+    device: options.Devices = None,
+    dtype: options.Dtype = None,
+    workers: options.Workers = 1,
+    scheduler: options.Scheduler = None,
 ) -> Any:
-    """A paper's tables beside ours: its prompts, seeds, sampler, and agreement.
+    """A paper's tables next to ours, with its prompts, seeds and sampler.
 
-    On the embedded model with that model's own prompts and descriptor; on any other with your local
-    copies of what the paper used, which an error lists where they are missing.
+    The embedded model brings its own prompts and descriptor. Any other model needs your local
+    copies of what the paper used; an error lists those that are missing.
     """
     log = show_stages()
     import interp as ip
@@ -98,7 +90,7 @@ def reproduce(
         )  # fmt: skip
     for measure, found in agreement(table).items():
         screen.print(
-            f"{measure}: {found['inside']} of {found['figures']} published figures are inside our "
+            f"{measure}: {found['inside']} of {found['figures']} published figures are within our "
             "95 % intervals",
             soft_wrap=True,
         )
@@ -107,10 +99,9 @@ def reproduce(
 
 
 def _complete(asked: Any, given: dict[str, Any]) -> None:
-    """Raise if the user has not given all that the paper needs, or another file of that name."""
-    import hashlib
-
+    """Raise if something that the paper needs is missing, or is not the paper's file."""
     from interp.errors import InterpError
+    from interp.results.hashes import file_sha256
 
     missing = [
         f"{option}: {what} ({where})"
@@ -120,19 +111,18 @@ def _complete(asked: Any, given: dict[str, Any]) -> None:
     if missing:
         raise InterpError(
             f"Cannot reproduce {asked.facts['name']} on {given['--model']}.",
-            f"It takes your copies of {'; '.join(missing)}.",
-            "Get them and pass them, or run on the embedded model, which brings its own.",
+            f"It needs your copies of {'; '.join(missing)}.",
+            "Pass them, or run on the embedded model, which brings its own.",
         )
     for option, what, _, expected in asked.needs():
         path = given[option]
         if expected and path is not None and Path(path).is_file():
-            with open(path, "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = file_sha256(path)
             if found != expected:
                 raise InterpError(
-                    f"{option} {path} was given for {what}.",
-                    f"Its SHA-256 is {found}, that of the paper's file {expected}.",
-                    "Get the paper's file, or take the line sha256 out of the preset.",
+                    f"{option} {path} was given as {what}.",
+                    f"Its SHA-256 is {found}, but that of the paper's file is {expected}.",
+                    "Get the paper's file, or delete the preset's sha256 line.",
                 )
 
 
@@ -144,12 +134,12 @@ def _deviations(asked: Any, sd: Any, cases: Any, seeds: Any, embedded: bool) -> 
     count = asked.facts["prompts"]["memorized"]["count"]
     here = sum(case.kind == "memorized" for case in cases)
     if here != count:
-        found.append(f"{here} memorized prompts of {count}")
+        found.append(f"{here} of {count} memorized prompts")
     if len(seeds) != len(asked.seeds):
-        found.append(f"{len(seeds)} seeds of {len(asked.seeds)}")
+        found.append(f"{len(seeds)} of {len(asked.seeds)} seeds")
     if sd.steps != asked.sampling["steps"]:
-        found.append(f"{sd.steps} steps for {asked.sampling['steps']}")
+        found.append(f"{sd.steps} steps instead of {asked.sampling['steps']}")
     dtype = str(sd.pipe.unet.dtype).removeprefix("torch.")
     if dtype != asked.sampling["dtype"]:
-        found.append(f"{dtype} for {asked.sampling['dtype']}")
-    return f"Other than in the paper: {', '.join(found) or 'nothing'}."
+        found.append(f"{dtype} instead of {asked.sampling['dtype']}")
+    return f"Differs from the paper: {', '.join(found) or 'nothing'}."

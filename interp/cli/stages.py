@@ -1,6 +1,6 @@
-"""What a long command is doing: a timed line for each stage, on terminals and elsewhere.
+"""A timed line for each stage of a long command, on a terminal or not.
 
-Stages are what the library logs to `interp`; progress bars are for terminals only.
+Stages are what the library logs to `interp`; progress bars appear on terminals only.
 """
 
 import logging
@@ -15,7 +15,7 @@ class _Stages(logging.Handler):
 
 
 def show_stages() -> logging.Logger:
-    """Start showing the library's stages, and return its logger for further ones."""
+    """Start showing the library's stages, and return its logger."""
     logger = logging.getLogger("interp")
     if not any(isinstance(handler, _Stages) for handler in logger.handlers):
         logger.addHandler(_Stages())

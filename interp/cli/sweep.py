@@ -8,39 +8,31 @@ from typing import Annotated
 import typer
 
 import interp as ip
+from interp.cli import options
 from interp.cli.edits import HELP, named
-from interp.cli.options import (
-    Clip,
-    Descriptor,
-    Devices,
-    Dtype,
-    Model,
-    Prompts,
-    Scheduler,
-    Seeds,
-    Steps,
-    Workers,
-)
 from interp.cli.workers import cluster, gpus_of
 
 
 def sweep(
-    prompts: Prompts,
-    store: Annotated[Path, typer.Option(help="The Zarr store, *.zarr; run again, it continues.")],
+    prompts: options.Prompts,
+    store: Annotated[Path, typer.Option(help="The Zarr store, *.zarr; run again to resume.")],
     edit: Annotated[list[str] | None, typer.Option(help=HELP + "; repeat for several")] = None,
-    sscd: Descriptor = None,
-    clip: Clip = None,
+    sscd: options.Descriptor = None,
+    clip: options.Clip = None,
     mass: Annotated[bool, typer.Option(help="Record attention mass.")] = False,
     images: Annotated[bool, typer.Option(help="Keep the images.")] = True,
-    workers: Workers = 1,
-    scheduler: Scheduler = None,
-    model: Model = "embedded",
-    seeds: Seeds = 4,
-    steps: Steps = 50,
-    device: Devices = None,
-    dtype: Dtype = None,
+    workers: options.Workers = 1,
+    scheduler: options.Scheduler = None,
+    model: options.Model = "embedded",
+    seeds: options.Seeds = 4,
+    steps: options.Steps = 50,
+    device: options.Devices = None,
+    dtype: options.Dtype = None,
 ) -> None:
-    """Prompts x seeds x edits into a store that opens with plain xarray, and survives kills."""
+    """Prompts x seeds x edits, written to a store that opens with plain xarray.
+
+    The store survives being killed: run the same command again to resume.
+    """
     chosen = named(edit) if edit else ip.paper.interventions()
     file = ip.read_prompts(prompts)
     store.parent.mkdir(parents=True, exist_ok=True)

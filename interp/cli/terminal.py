@@ -1,4 +1,4 @@
-"""The console that commands print to, which shows prompts literally, `[bold]` and `:goat:` too.
+"""The console that commands print to. It shows prompts literally, even `[bold]` and `:goat:`.
 
 rich would interpret both, even in tables and titles, and a terminal obeys control characters.
 """
@@ -24,7 +24,7 @@ def console(**options: Any) -> Any:
 
 
 def shown(text: str) -> str:
-    r"""The text with pictures in place of control characters, which a terminal would obey.
+    r"""The text with control characters, which a terminal would obey, replaced by pictures.
 
     Example:
         >>> shown("a\x1b[31mred")

@@ -1,7 +1,6 @@
-"""Worker processes, for commands that can share out their work.
+"""Worker processes for commands that can distribute their work.
 
-They are processes of this machine, one a GPU where that is asked for, or a Dask cluster that is
-there already.
+They are local processes, one per GPU on request, or those of a running Dask cluster.
 """
 
 import logging
@@ -16,19 +15,19 @@ QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 @contextmanager
 def cluster(workers: int = 1, scheduler: str | None = None, gpus: int = 0) -> Iterator[Any]:
-    """A Dask client of so many local processes or of that scheduler, or None for this process.
+    """A Dask client for local processes or for a scheduler; None where this process does it all.
 
     Example:
         >>> with cluster(scheduler="tcp://10.0.0.1:8786") as client:
         ...     ip.sweep(sd, prompts, store="grid.zarr", client=client)
 
     Args:
-        workers: local processes.
-        scheduler: the address of a cluster that runs already; only its processes work.
-        gpus: a local process for each of so many GPUs, which sees that one alone.
+        workers: the number of local processes.
+        scheduler: the address of a running cluster; only its processes work.
+        gpus: the number of GPUs, each of which gets a local process that sees no other.
 
     Raises:
-        InterpError: nobody answers at the address.
+        InterpError: nothing answers at the address.
     """
     if scheduler is not None:
         with _of(scheduler) as client:
@@ -41,14 +40,14 @@ def cluster(workers: int = 1, scheduler: str | None = None, gpus: int = 0) -> It
 
 
 def gpus_of(device: str | None) -> tuple[str | None, int]:
-    """The device for this process, and how many GPUs get one of their own: none, or all.
+    """The device of this process, and how many GPUs get a process each: none, or all.
 
     Example:
         >>> gpus_of("cpu")
         ('cpu', 0)
 
     Raises:
-        InterpError: all GPUs were asked for and there is none.
+        InterpError: all GPUs were asked for, but there are none.
     """
     if device != ALL:
         return device, 0
@@ -61,7 +60,7 @@ def gpus_of(device: str | None) -> tuple[str | None, int]:
         raise InterpError(
             f"--device {ALL} was asked for.",
             "torch sees no GPU here.",
-            "Leave it out, or say --workers for processes on this CPU.",
+            "Leave it out, or use --workers for processes on this CPU.",
         )
     return "cuda", count
 
@@ -76,8 +75,8 @@ def _of(scheduler: str) -> Iterator[Any]:
         client = Client(scheduler, set_as_default=False, timeout="10s")
     except (OSError, ValueError) as cause:
         raise InterpError(
-            f"The cluster at {scheduler!r} was to do the work.",
-            f"Nobody answers there: {str(cause).splitlines()[0]}",
+            f"Cannot use the cluster at {scheduler!r}.",
+            f"Nothing answers there: {str(cause).splitlines()[0]}",
             "Give the address that `dask scheduler` prints, such as tcp://10.0.0.1:8786.",
         ) from cause
     with client:

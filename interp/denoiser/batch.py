@@ -1,7 +1,7 @@
 """What each row of a UNet batch is: unconditional or conditional, and of which prompt.
 
 Stock pipelines order a batch as [unconditional..., conditional...] and repeat each prompt for its
-images inside each half. Which rows are which is decided in `layout`, whose they are in `encodings`.
+images inside each half. `layout` tells the halves apart, `encodings` the prompts.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class BatchRows:
     Attributes:
         prompts: the prompt of every row; None for unconditional rows whose prompts are unknown.
         uncond: how many rows, all at the front, are unconditional: none, or half.
-        images: how many conditional rows in succession are images of one prompt.
-        frames: how many of those in succession are frames of one video.
+        images: how many consecutive conditional rows are images of one prompt.
+        frames: how many of those are consecutive frames of one video.
     """
 
     prompts: tuple[Prompt | None, ...]
@@ -45,9 +45,9 @@ class BatchRows:
     frames: int = 1
 
     def beside(self, row: int) -> Prompt | None:
-        """The conditional prompt that a row is guided by; its own for a conditional row.
+        """The conditional prompt of the row's image; its own for a conditional row.
 
-        None where unconditional rows are a batch by themselves.
+        None if unconditional rows have a batch of their own.
         """
         place = row + self.uncond if row < self.uncond else row
         return self.prompts[place] if place < len(self.prompts) else None
@@ -62,7 +62,7 @@ class BatchRows:
 
     @cached_property
     def members(self) -> Float[Tensor, "row position category"]:
-        """1 where a position is of a category: what sums over categories are made with."""
+        """1 where a position belongs to a category, for sums over categories."""
         codes = torch.arange(len(CATEGORIES))
         return (rearrange(self.category, "row position -> row position 1") == codes).float()
 
@@ -83,14 +83,14 @@ class RowReader:
         'a photo of a goat'
 
     Args:
-        tokens: the conditional prompts; None recognises prompts that are given as text.
-        negative: the unconditional prompts, where the pipeline does not encode them itself.
+        tokens: the conditional prompts; None recognises prompts that are passed as text.
+        negative: the unconditional prompts, if the pipeline does not encode them itself.
         guided: whether batches have unconditional rows; None finds out (see `layout`).
-        denoiser: a ControlNet whose batches are to be read instead of the UNet's.
+        denoiser: a ControlNet whose batches to read instead of the UNet's.
 
-    Add hooks that need the rows after it. Calls by another pipeline that shares the UNet are not
-    read, with a warning. The UNet call raises an `InterpError` if a batch does not hold the
-    described prompts a whole number of times, or a conditional row is not recognised.
+    Hooks that need the rows must be added after it. Calls by another pipeline that shares the UNet
+    are ignored with a warning. The UNet call raises an `InterpError` if a batch does not contain
+    the described prompts a whole number of times, or a conditional row is not recognised.
     """
 
     apart = False
@@ -112,11 +112,11 @@ class RowReader:
         self._text: Any = None
         self._says: bool | None = None
         self._met: WeakSet[Any] = WeakSet()
-        hears = tokens is None or getattr(pipe, "text_encoder", None) is not None
-        self._heard = self._hear(hooks) if hears else None
+        encodes = tokens is None or getattr(pipe, "text_encoder", None) is not None
+        self._encodings = self._watch_encoders(hooks) if encodes else None
         self._watch(denoising(pipe) if denoiser is None else denoiser, hooks)
 
-    def _hear(self, hooks: Hooks) -> Encodings:
+    def _watch_encoders(self, hooks: Hooks) -> Encodings:
         return Encodings(self.pipe, hooks)
 
     def _watch(self, denoiser: nn.Module, hooks: Hooks) -> None:
@@ -124,7 +124,7 @@ class RowReader:
 
     @property
     def batch(self) -> BatchRows:
-        """The rows of the UNet call that is under way."""
+        """The rows of the current UNet call."""
         if self.rows is None:
             raise RuntimeError("RowReader.batch is known only during a UNet call")
         return self.rows
@@ -136,20 +136,20 @@ class RowReader:
                 self._met.add(running)
                 warnings.warn(
                     f"A {type(running).__name__} runs the UNet of the {type(self.pipe).__name__} "
-                    "that is patched or recorded. It is left alone: patch or record it too.",
+                    "that is patched or recorded, and is left alone: patch or record it too.",
                     stacklevel=2,
                 )
             return
         text = kwargs["encoder_hidden_states"] if len(args) < 3 else args[2]
         if text is None:
             raise InterpError(
-                f"The text of a {type(self.pipe).__name__} was to be patched or recorded.",
-                "Its UNet is given none: what the prompt says reaches it as a class or an image.",
+                f"Cannot patch or record the text of a {type(self.pipe).__name__}.",
+                "Its UNet is given none: the prompt reaches it as a class or an image.",
                 "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
             )
         says = self.guided
         if says is None and running is not None:
-            # Where the UNet is called directly, what the pipeline says is of its last run.
+            # If the UNet is called directly, the pipeline's flag is that of its last run.
             flag = getattr(self.pipe, "do_classifier_free_guidance", None)
             says = None if flag is None else bool(flag)
         if text is self._text and says == self._says:
@@ -161,11 +161,11 @@ class RowReader:
             rows = replace(rows, frames=sample.shape[2])
         self.rows = rows
         self._text, self._says = text, says
-        if self._heard is not None:
-            self._heard.used = True
+        if self._encodings is not None:
+            self._encodings.used = True
 
     def _described(self, text: Text, says: bool | None) -> BatchRows:
-        """The rows of a batch whose conditional prompts the caller described."""
+        """The rows of a batch whose conditional prompts the user described."""
         tokens = self.tokens or ()
         for prompt in (*tokens, *(self.negative or ())):
             if prompt.embeds.shape != text.shape[1:]:
@@ -187,44 +187,45 @@ class RowReader:
         if not images or rest:
             raise InterpError(
                 f"{len(tokens)} prompts were described for a UNet batch of {total} rows.",
-                f"{total - half} of these are conditional, which is no multiple of {len(tokens)}.",
-                "Describe each conditional prompt once, in order; where the UNet is called "
-                "directly, say guided=True or False.",
+                f"{total - half} of these are conditional, not a multiple of {len(tokens)}.",
+                "Describe each conditional prompt once, in order; if the UNet is called directly, "
+                "pass guided=True or False.",
             )
         cond = [prompt for prompt in tokens for _ in range(images)]
         self._must_agree(cond, text[half:])
         return BatchRows((*self._negative(text[:half]), *cond), half, images)
 
     def _must_agree(self, described: Sequence[Prompt], text: Text) -> None:
-        """Raise if rows hold other prompts than described, where their text was heard."""
-        heard = [] if self._heard is None else self._heard.prompts(text, refuse=False)
-        for said, found in zip(described, heard, strict=False):
+        """Raise if rows whose encoding was seen hold other prompts than described."""
+        seen = [] if self._encodings is None else self._encodings.prompts(text, refuse=False)
+        for said, found in zip(described, seen, strict=False):
             if found is not None and not torch.equal(said.ids, found.ids):
                 raise InterpError(
-                    f"{said!r} was given as tokens=.",
+                    f"{said!r} was passed as tokens=.",
                     f"The row holds what the text encoder returned for {found.text!r}.",
-                    "Leave out tokens=: prompts given as text are recognised.",
+                    "Leave out tokens=: prompts passed as text are recognised.",
                 )
 
     def _negative(self, text: Text) -> Sequence[Prompt | None]:
-        """The prompts of the unconditional rows, as described or as heard."""
+        """The prompts of the unconditional rows, as described or recognised."""
         if self.negative is None:
-            return [None] * len(text) if self._heard is None else self._heard.unconditional(text)
+            known = self._encodings
+            return [None] * len(text) if known is None else known.unconditional(text)
         if len(text) % len(self.negative):
             raise InterpError(
                 f"{len(self.negative)} negative prompts were described.",
                 f"The batch has {len(text)} unconditional rows.",
-                "Describe one for all, or one per prompt.",
+                "Describe one for all prompts, or one for each.",
             )
         each = len(text) // len(self.negative)
         return [prompt for prompt in self.negative for _ in range(each)]
 
     def _recognised(self, text: Text, says: bool | None) -> BatchRows:
         """The rows of a batch, recognised by what the text encoder returned."""
-        assert self._heard is not None
-        calls, places = self._heard.calls, self._heard.places(text)
+        assert self._encodings is not None
+        calls, places = self._encodings.calls, self._encodings.places(text)
         first = len(calls[0].ids) if calls else 0
-        fits = layout.heard(places, first) if self.guided is None else set()
+        fits = layout.recognised(places, first) if self.guided is None else set()
         shown = ", ".join(self._shown(text))
         half = layout.chosen(self.pipe, says, len(text), fits, shown)
         missing = [row for row in range(half, len(text)) if not places[row]]
@@ -234,24 +235,24 @@ class RowReader:
                 f"Rows {missing} match none of the {len(calls)} encodings since the last run, "
                 "because the pipeline was called with prompt_embeds, or they were encoded earlier.",
                 "Pass the prompts: tokens=interp.encode(pipe, prompts), or interp.join(...) of "
-                "those that stand one behind the other.",
+                "windows that were concatenated.",
             )
         if not fits and self.guided is None and not layout.apart(places, half):
             layout.chosen(self.pipe, None, len(text), fits, shown)
-        cond = self._heard.prompts(text[half:])
+        cond = self._encodings.prompts(text[half:])
         together = len(calls[min(places[half])[0]].ids)
         images = _images(places[half:], together)
         return BatchRows((*self._negative(text[:half]), *cond), half, images)
 
     def _shown(self, text: Text) -> list[str]:
-        """What rows hold, for people."""
-        assert self._heard is not None
-        prompts = self._heard.unconditional(text)
+        """What the rows hold, for messages."""
+        assert self._encodings is not None
+        prompts = self._encodings.unconditional(text)
         return ["something unknown" if one is None else repr(one.text) for one in prompts]
 
 
 def _images(found: Sequence[Set[Place]], prompts: int) -> int:
-    """Images per prompt: as many as the rows have of each of the prompts encoded together."""
+    """Images per prompt, if the rows have equally many of all prompts encoded together, or 1."""
     images, rest = divmod(len(found), prompts)
     starts = range(0, len(found), max(images, 1))
     grouped = rest == 0 and all(

@@ -1,7 +1,7 @@
-"""Which pipeline calls a module: several may share one UNet, one text encoder, and a process.
+"""Which pipeline calls a module: several may share a UNet, a text encoder, and a process.
 
-A pipeline made with `from_pipe` has the modules of another, and a guidance and a schedule of its
-own. What is on the one must not be read from, nor done to, the other.
+A pipeline made with `from_pipe` shares another's modules, but has its own guidance and schedule.
+What is on one must neither read nor change the other.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from diffusers import DiffusionPipeline
 
 
 def caller() -> DiffusionPipeline | None:
-    """Return the pipeline whose code this thread runs, the innermost; None if it runs none.
+    """Return the innermost pipeline whose code this thread is running, or None.
 
     Example:
         >>> pipe.unet.register_forward_pre_hook(lambda *_: seen.append(caller()))
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        # Locals are looked at only where a method runs: reading them copies them.
+        # Look at locals only in methods: reading them copies them.
         if frame.f_code.co_argcount and frame.f_code.co_varnames[0] == "self":
             owner = frame.f_locals.get("self")
             if isinstance(owner, DiffusionPipeline):
@@ -31,7 +31,7 @@ def caller() -> DiffusionPipeline | None:
 
 
 def stranger(pipe: Any) -> DiffusionPipeline | None:
-    """Return the pipeline that runs now if it is another one than `pipe`.
+    """Return the pipeline that is running, unless it is `pipe`.
 
     Example:
         >>> pipe.unet.register_forward_pre_hook(lambda *_: seen.append(stranger(pipe)))

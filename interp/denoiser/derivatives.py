@@ -1,9 +1,8 @@
-"""Derivatives of a prediction: how it answers to a small change of what the UNet is given.
+"""Derivatives of a prediction: how it responds to a small change of the UNet's input.
 
-On this floor, because it knows neither prompts nor sessions: a prediction is any function that maps
-rows to rows, each by itself, as a UNet does. Latents and embeddings are alike to it. Take float32
-models for derivatives: differences of half precision have two digits. Not for gradients of a single
-number, which `torch.autograd.grad` has already.
+A prediction is any function that maps rows to rows independently, as a UNet does, of latents or of
+embeddings. Use float32 models: differences in half precision have two digits. For gradients of a
+single number, use `torch.autograd.grad`.
 """
 
 from collections.abc import Callable
@@ -19,22 +18,22 @@ Prediction = Callable[[Tensor], Tensor]
 
 
 def jvp(f: Prediction, x: Tensor, v: Tensor, difference: int | float | None = None) -> Tensor:
-    """Return `J v` of every row: how `f` changes when `x` moves along `v`.
+    """Return `J v` of every row: the change of `f` when `x` moves along `v`.
 
     Example:
         >>> jvp(lambda z: unet_call.predict(pipe, z, t, abar, embeds, None), latents, direction)
 
     Args:
-        f: maps rows to rows, each by itself.
-        x, v: where, and along what, `[row, ...]` both; what comes out is linear in `v`.
-        difference: None differentiates exactly, in forward mode. Flash kernels have no such
-            derivative, so PyTorch's attention takes its plain one meanwhile. For kernels of
-            others that have none either (xFormers), a length: the central finite difference
-            between points that far away on either side, which costs two evaluations. In units of
-            `x`, each row as a whole: noise for SD 1.4 is 128 long.
+        f: maps rows to rows independently.
+        x, v: the point and the direction, both `[row, ...]`; the result is linear in `v`.
+        difference: None differentiates exactly, in forward mode. Flash kernels have no forward
+            derivative, so PyTorch's attention uses its plain kernel meanwhile. For other kernels
+            without one (xFormers), pass a length: the central finite difference between points
+            that far away on either side, which costs two evaluations. In units of the norm of a
+            row of `x`: noise for SD 1.4 has norm 128.
 
     Raises:
-        InterpError: some operation in `f` has no forward derivative.
+        InterpError: an operation in `f` has no forward derivative.
     """
     v = v.to(x)
     if difference is not None:
@@ -49,7 +48,7 @@ def jvp(f: Prediction, x: Tensor, v: Tensor, difference: int | float | None = No
         raise InterpError(
             "An exact derivative along a direction was asked for.",
             f"An operation of this model has none: {str(cause).splitlines()[0]}",
-            "Give difference=0.1 for a finite difference, or use PyTorch's attention: "
+            "Pass difference=0.1 for a finite difference, or use PyTorch's attention: "
             "pipe.unet.set_attn_processor(AttnProcessor2_0()).",
         ) from cause
 
@@ -75,7 +74,7 @@ def diagonal(f: Prediction, x: Tensor, probes: Tensor) -> Tensor:
     there is one forward pass for all.
 
     Args:
-        f: maps rows to rows of the same shape, each by itself.
+        f: maps rows to rows of the same shape, independently.
         probes: `[probe, ...]`, the same for every row.
 
     Source: Hutchinson 1990; Bekas, Kokiopoulou and Saad 2007 for the diagonal.
@@ -96,20 +95,20 @@ def signs(shape: tuple[int, ...], count: int, seed: int = 0) -> Tensor:
         torch.Size([16, 4, 64, 64])
 
     Raises:
-        InterpError: no probe is asked for.
+        InterpError: the count is not positive.
     """
     if count < 1:
         raise InterpError(
             f"{count} probes of a derivative were asked for.",
-            "There is at least one.",
-            "Take 16; the error falls with the root of their number.",
+            "There must be at least one.",
+            "Use 16; the error falls with the square root of their number.",
         )
     generator = torch.Generator().manual_seed(seed)
     return 2.0 * torch.randint(2, (count, *shape), generator=generator) - 1
 
 
 def _graph(f: Prediction, x: Tensor) -> tuple[Tensor, Tensor]:
-    """A leaf in the place of `x`, and the prediction that depends on it."""
+    """A leaf with the value of `x`, and the prediction at it."""
     at = x.detach().requires_grad_()
     with torch.enable_grad():
         return at, f(at)
@@ -120,15 +119,15 @@ def _central(f: Prediction, x: Tensor, v: Tensor, difference: int | float) -> Te
     if not 0 < difference < float("inf"):
         raise InterpError(
             f"A finite difference of length {difference} was asked for.",
-            "It is a positive number.",
-            "Take 0.1, or leave it out for an exact derivative.",
+            "It must be a positive number.",
+            "Use 0.1, or leave it out for an exact derivative.",
         )
     length = reduce(v.float().square(), "row ... -> row", "sum").sqrt()
 
     def beside(values: Tensor) -> Tensor:
         return rearrange(length, "row -> row" + " 1" * (values.ndim - 1)).to(values)
 
-    # Where there is no direction there is no change either.
+    # Without a direction there is no change either.
     step = difference * v / beside(v).clamp_min(torch.finfo(v.dtype).tiny)
     change = (f(x + step) - f(x - step)) / (2 * difference)
     return change * beside(change)

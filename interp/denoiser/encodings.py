@@ -1,7 +1,7 @@
-"""What a pipeline's text encoders returned since the last run, and whose embeddings a row holds.
+"""What a pipeline's text encoders returned since the last run, and which prompt a row holds.
 
 A row is recognised by its embeddings, which must equal, number for number, something that the text
-encoder returned; so neither the order of its calls nor encodings that were never used can mislead.
+encoder returned; so neither the order of its calls nor unused encodings can mislead.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Encoded:
-    """One call of the text encoders: the ids they read, and every state of the primary one that a
-    pipeline may take as its embeddings."""
+    """One call of the text encoders: their ids, and every state of the primary one that a pipeline
+    may use as embeddings."""
 
     ids: Integer[Tensor, "row position"]
     ids_2: Integer[Tensor, "row position"] | None
@@ -41,9 +41,9 @@ class Encodings:
 
     Example:
         >>> with Hooks() as hooks:
-        ...     heard = Encodings(pipe, hooks)
+        ...     encodings = Encodings(pipe, hooks)
         ...     embeds, _ = pipe.encode_prompt("a photo of a goat", "cpu", 1, False)
-        >>> heard.places(embeds)
+        >>> encodings.places(embeds)
         [{(0, 0)}]
     """
 
@@ -57,7 +57,7 @@ class Encodings:
             hooks.after(encoder, self._after_second_encoder)
 
     def places(self, text: Text) -> list[Set[Place]]:
-        """Where each row was returned; no place for one that was not."""
+        """Where each row was returned; empty for a row that was not."""
         found: list[Set[Place]] = [set() for _ in text]
         text = text.detach()
         for call, encoded in enumerate(self.calls):
@@ -74,9 +74,9 @@ class Encodings:
         return found
 
     def prompts(self, text: Text, refuse: bool = True) -> list[Prompt | None]:
-        """The prompts of rows, None for those that were not heard; equal rows share one `Prompt`.
+        """The prompts of rows, None for unknown ones; equal rows share one `Prompt`.
 
-        Positions that SDXL's encoders see differently are refused, or leave their prompt unknown.
+        If SDXL's encoders disagree about positions, raise if `refuse`, or leave the prompt unknown.
         """
         known: dict[Place, Prompt | None] = {}
         found = [min(places, default=None) for places in self.places(text)]
@@ -86,9 +86,9 @@ class Encodings:
         return [None if place is None else known[place] for place in found]
 
     def unconditional(self, text: Text) -> list[Prompt | None]:
-        """The prompts of unconditional rows; SDXL's default, all zeros, has the layout of "".
+        """The prompts of unconditional rows; SDXL's default, all zeros, has the categories of "".
 
-        Few need the categories of these rows, so one that has none is no error here.
+        The categories of these rows are rarely needed, so unknown ones are not an error here.
         """
         return [
             self._empty(row) if prompt is None and not bool(row.any()) else prompt
@@ -117,7 +117,7 @@ class Encodings:
             return
         if self.used:
             self.calls, self.used = [], False
-        # SDXL reads an earlier layer than SD, and clip_skip an earlier one still.
+        # SDXL takes an earlier layer than SD, and clip_skip an even earlier one.
         states = [*(getattr(output, "hidden_states", None) or ()), output.get("last_hidden_state")]
         ids = args[0] if args else kwargs["input_ids"]
         self.calls.append(Encoded(ids, None, tuple(s for s in states if s is not None)))

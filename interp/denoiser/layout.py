@@ -1,8 +1,8 @@
-"""Which rows of a UNet batch are unconditional, by its embeddings and by what the pipeline says.
+"""Which rows of a UNet batch are unconditional, by its embeddings and the pipeline's guidance flag.
 
 Stock pipelines order a batch as [unconditional..., conditional...], or leave out the first half.
-They encode the prompts first, and mostly say whether guidance is on. Neither is believed alone: a
-pipeline may not say it or be wrong, and embeddings may fit both.
+They encode the prompts first, and most say whether guidance is on. Neither is trusted alone: a
+pipeline may have no flag or a wrong one, and embeddings may fit both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from interp.denoiser.encodings import Place
 from interp.errors import InterpError
 
 PLAIN = "Use a pipeline with plain classifier-free guidance."
-SAY = "Say which it is: guided=True for the first half, guided=False for none."
+SAY = "Pass guided=True if the first half is, guided=False if no row is."
 
 
 def fitting(
@@ -23,17 +23,17 @@ def fitting(
     holds: Callable[[int, int], bool],
     other: Callable[[int], bool] = lambda row: True,
 ) -> set[int]:
-    """How many rows at the front may be unconditional: none, half, either or (empty) neither.
+    """How many rows at the front may be unconditional: none, half, either or (if empty) neither.
 
     Example:
         >>> fitting(2, 1, holds=lambda row, number: row == 1)     # the prompt is in the second row
         {1}
 
     Args:
-        total: the rows.
-        prompts: of how many prompts the conditional rows are, each a number of images in a row.
-        holds: whether a row holds the numbered prompt.
-        other: whether a row may hold something else than a prompt.
+        total: the number of rows.
+        prompts: the number of prompts in the conditional rows, each with consecutive images.
+        holds: whether a row holds the prompt with this number.
+        other: whether a row may hold something other than a prompt.
     """
     found = set()
     for uncond in {0, total // 2} if total % 2 == 0 else {0}:
@@ -45,8 +45,8 @@ def fitting(
     return found
 
 
-def heard(places: Sequence[Set[Place]], prompts: int) -> set[int]:
-    """The same for rows that were recognised: prompts are what was encoded first, so many."""
+def recognised(places: Sequence[Set[Place]], prompts: int) -> set[int]:
+    """The same for recognised rows, given how many prompts the first encoder call encoded."""
     return fitting(
         len(places),
         prompts,
@@ -56,7 +56,7 @@ def heard(places: Sequence[Set[Place]], prompts: int) -> set[int]:
 
 
 def apart(places: Sequence[Set[Place]], uncond: int) -> bool:
-    """Whether no encoder call gave unconditional rows and conditional ones."""
+    """Whether no encoder call produced both unconditional and conditional rows."""
     calls = [
         {min(there)[0] for there in rows if there} for rows in (places[:uncond], places[uncond:])
     ]
@@ -71,12 +71,12 @@ def chosen(pipe: Any, says: bool | None, total: int, fits: set[int], rows: str) 
         1
 
     Args:
-        says: what the pipeline says of guidance; None if it says nothing.
+        says: whether guidance is on according to the pipeline; None if it has no flag.
         fits: what the embeddings allow; empty if they do not tell.
-        rows: what the rows hold, for people.
+        rows: what the rows hold, for messages.
 
     Raises:
-        InterpError: they contradict each other, or neither tells.
+        InterpError: the two contradict each other, or neither tells.
     """
     asked = f"Cannot tell which of the {total} rows of a {type(pipe).__name__}'s UNet batch are "
     asked += f"unconditional: {rows}."
@@ -93,7 +93,7 @@ def chosen(pipe: Any, says: bool | None, total: int, fits: set[int], rows: str) 
         state = "on" if says else "off"
         raise InterpError(
             asked,
-            f"The pipeline says that guidance is {state}, and these are not the rows for it.",
+            f"The pipeline says that guidance is {state}, but the rows do not fit that.",
             PLAIN if total % 2 else SAY,
         )
     return uncond

@@ -1,7 +1,7 @@
 """Which pipelines can be patched and recorded, and why others can not.
 
-Refused are those whose UNet is of another kind, and those whose batches look like a stock
-pipeline's and are not, which nothing in the batch would show.
+Pipelines are refused if their UNet is of another kind, or if their batches only look like those of
+a stock pipeline, which the batch itself would not show.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ REFUSED = {
     "StableDiffusionInstructPix2PixPipeline": THREE,
     "StableDiffusionXLInstructPix2PixPipeline": THREE,
     "StableDiffusionPanoramaPipeline": (
-        "It calls the UNet for every window of a step, with a copy of its scheduler each, so that "
-        "nothing tells steps from windows."
+        "It calls the UNet for every window of a step, each with its own copy of the scheduler, so "
+        "steps cannot be told from windows."
     ),
     "StableDiffusionParadigmsPipeline": "Its batches hold several steps at once.",
     "LEditsPPPipelineStableDiffusion": EDITS,
     "LEditsPPPipelineStableDiffusionXL": EDITS,
 }
-"""By the name of a class, which goes for those derived from it: importing them takes seconds."""
+"""By the name of a class, including derived ones; importing the classes would take seconds."""
 UNETS = ("UNet2DConditionModel", "UNetMotionModel", "UNetControlNetXSModel")
 
 
@@ -41,16 +41,16 @@ def denoiser(pipe: Any) -> Any:
 
 
 def stock(given: Any) -> Any:
-    """Return the pipeline, also of a `Session`, if it can be patched and recorded.
+    """Return the pipeline (of a `Session`, too), if it can be patched and recorded.
 
     Example:
         >>> stock(ip.load()) is stock(ip.load().pipe)
         False
 
     Raises:
-        InterpError: naming why not.
+        InterpError: it can not; the message says why.
     """
-    # A session is told by its attribute: this floor does not know that of sessions.
+    # A session is recognised by its attribute, because this floor does not know sessions.
     known = hasattr(given, "unet") or hasattr(given, "transformer")
     pipe = given if known else getattr(given, "pipe", given)
     if family(pipe) is not None:
@@ -60,8 +60,8 @@ def stock(given: Any) -> Any:
     if hasattr(pipe, "blocks"):
         raise InterpError(
             f"A {kind} was to be patched or recorded.",
-            "A modular pipeline calls its UNet for unconditional and conditional rows apart, as "
-            "its guider pleases.",
+            "A modular pipeline calls its UNet separately for unconditional and conditional rows, "
+            "at the discretion of its guider.",
             "Use StableDiffusionPipeline or StableDiffusionXLPipeline with the same components.",
         )
     if unet is None:
@@ -83,7 +83,7 @@ def stock(given: Any) -> Any:
     if not any(base.__name__ in UNETS for base in type(model).__mro__):
         raise InterpError(
             f"A {kind} was to be patched or recorded.",
-            f"Its UNet is a {type(model).__name__}; those known are {', '.join(UNETS)}.",
+            f"Its UNet is a {type(model).__name__}; supported are {', '.join(UNETS)}.",
             "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
         )
     return pipe

@@ -1,4 +1,4 @@
-"""What each row of a transformer's batch is: as for a UNet, from several encoders' positions.
+"""What each row of a transformer's batch is: as for a UNet, but with several encoders' positions.
 
 SD 3 and PixArt order a batch as [unconditional..., conditional...]; FLUX has no unconditional rows,
 or calls its transformer a second time for them.
@@ -26,7 +26,7 @@ from interp.transformer.family import family
 
 
 class SegmentEncodings(Encodings):
-    """The calls of all encoders; a row is found by T5's positions, then its others by theirs."""
+    """The calls of all encoders; a row is identified by T5's positions, then by the others'."""
 
     def __init__(self, pipe: Any, hooks: Hooks) -> None:
         self.pipe, self.used = pipe, False
@@ -87,20 +87,21 @@ class SegmentEncodings(Encodings):
         for segment in self.known.segments[:-1]:
             first = 0
             for suffix in segment.encoders:
-                heard = self._heard_there(suffix, row, first)
-                if heard is None:
+                found = self._encoded(suffix, row, first)
+                if found is None:
                     if not refuse:
                         return None
                     raise InterpError(
                         f"Cannot tell what a row of a {type(self.pipe).__name__}'s batch holds.",
-                        f"Its {segment.name} positions are nothing that text_encoder{suffix} gave.",
+                        f"Its {segment.name} positions match no output of text_encoder{suffix}.",
                         "Pass the prompts: tokens=interp.encode(pipe, prompts).",
                     )
-                ids[suffix], width = heard
+                ids[suffix], width = found
                 first += width
         return describe(self.pipe, ids, row)
 
-    def _heard_there(self, suffix: str, row: Tensor, first: int) -> tuple[Tensor, int] | None:
+    def _encoded(self, suffix: str, row: Tensor, first: int) -> tuple[Tensor, int] | None:
+        """The ids that an encoder read for channels of a row, and how many channels they gave."""
         for encoded in self.by[suffix]:
             for state in encoded.states:
                 width = state.shape[-1]
@@ -111,7 +112,7 @@ class SegmentEncodings(Encodings):
 
 
 def _equal(shown: Tensor, state: Tensor) -> list[tuple[int, int]]:
-    """Which rows equal which rows of a state, number for number."""
+    """Which rows equal which rows of a state exactly."""
     said = state.detach().to(shown)
     if shown.shape[1] != said.shape[1] or said.shape[2] > shown.shape[2]:
         return []
@@ -128,12 +129,12 @@ class TransformerReader(RowReader):
     """`RowReader` of a transformer.
 
     Attributes:
-        second: whether the call that is under way is no first one of its step.
+        second: whether the current call is not the first of its step.
     """
 
     second = False
 
-    def _hear(self, hooks: Hooks) -> Encodings:
+    def _watch_encoders(self, hooks: Hooks) -> Encodings:
         return SegmentEncodings(self.pipe, hooks)
 
     def _watch(self, denoiser: nn.Module, hooks: Hooks) -> None:
@@ -145,7 +146,7 @@ class TransformerReader(RowReader):
         self._passes = Passes(self.pipe)
         self._first: BatchRows | None = None
         self._again: tuple[Any, BatchRows | None] = (None, None)
-        # Before hooks that change what the transformer is given.
+        # Before hooks that change the transformer's input.
         hooks.before(denoiser, self._read, first=True)
 
     def _read(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -175,14 +176,14 @@ class TransformerReader(RowReader):
 
 
 def _with_pooled(rows: BatchRows, pooled: Tensor | None) -> BatchRows:
-    """The rows, whose prompts have the pooled vectors that the transformer is given."""
+    """The rows, their prompts with the pooled vectors given to the transformer."""
     if pooled is None:
         return rows
     known: dict[int, list[tuple[Tensor, Prompt]]] = {}
     prompts: list[Prompt | None] = []
     for prompt, vector in zip(rows.prompts, pooled.detach(), strict=True):
         if prompt is not None:
-            # Rows of one prompt share an object, as before.
+            # Rows of one prompt still share an object.
             same = known.setdefault(id(prompt), [])
             found = next((one for given, one in same if torch.equal(given, vector)), None)
             if found is None:

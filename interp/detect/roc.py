@@ -119,10 +119,7 @@ def _scores(given: xr.DataArray | ArrayLike, side: str) -> xr.DataArray:
 
 
 def _weights(
-    scores: xr.DataArray,
-    groups: Sequence[Hashable],
-    seed: np.random.SeedSequence,
-    resamples: int,
+    scores: xr.DataArray, groups: Sequence[Hashable], seed: np.random.SeedSequence, resamples: int
 ) -> Iterator[np.ndarray]:
     """For every resample, the weight of every score."""
     per_prompt = scores.size // scores.sizes["prompt"]

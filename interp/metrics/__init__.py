@@ -15,19 +15,6 @@ from interp.metrics.sscd import SSCD
 from interp.metrics.structure import LPIPS, SSIM, ssim
 
 __all__ = [
-    "LPIPS",
-    "SSCD",
-    "SSIM",
-    "Aesthetic",
-    "CLIPScore",
-    "Diversity",
-    "Images",
-    "Metric",
-    "PixelL2",
-    "RelativeL2",
-    "TileL2",
-    "as_batch",
-    "pixel_l2",
-    "ssim",
-    "tile_l2",
-]
+    "LPIPS", "SSCD", "SSIM", "Aesthetic", "CLIPScore", "Diversity", "Images", "Metric", "PixelL2",
+    "RelativeL2", "TileL2", "as_batch", "pixel_l2", "ssim", "tile_l2",
+]  # fmt: skip

@@ -4,7 +4,6 @@ The cost side of a mitigation: Kim & No report it next to CLIPScore. It knows ne
 memorization, and tells models apart rather than seeds; differences below a few tenths mean little.
 """
 
-import hashlib
 from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,6 +20,7 @@ from interp.errors import InterpError
 from interp.metrics.base import Metric
 from interp.metrics.clipscore import CLIPScore
 from interp.metrics.images import Images
+from interp.results.hashes import file_sha256
 
 #: Where the improved predictor has its linear layers; between them are dropouts alone.
 LAYERS = (0, 2, 4, 6, 7)
@@ -68,8 +68,7 @@ class Aesthetic(Metric):
                 exists="There is no such file.",
                 todo="Give the weights of one of LAION's heads.",
             )
-        with self.head.open("rb") as file:
-            self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        self.sha256 = file_sha256(self.head)
         self._model = _network(self.head)
         self.clip = CLIPScore(folder, device, batch_size)
         width, wanted = self.clip.width, self._model[0].in_features

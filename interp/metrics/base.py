@@ -1,13 +1,14 @@
 """What every metric is: a callable on two batches, with its provenance.
 
-Numbers of this field differ by how an image was resized or which weights were used, so a metric
-says both. A threshold is no part of a metric: calibrate it on controls.
+Results in this field depend on how images were resized and which weights were used, so a metric
+records both. A metric has no threshold: calibrate one on controls.
 """
 
 from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -45,3 +46,9 @@ class Metric(ABC):
     def __repr__(self) -> str:
         facts = ", ".join(f"{key}={value!r}" for key, value in self.provenance().items())
         return f"{type(self).__name__}({facts})"
+
+
+def cosines(unit: Float[Tensor, "n d"]) -> Float[Tensor, " pairs"]:
+    """Return the cosines of all unordered pairs of unit vectors, in the order of `pairwise`."""
+    i, j = torch.triu_indices(len(unit), len(unit), offset=1)
+    return einsum(unit[i], unit[j], "p d, p d -> p")

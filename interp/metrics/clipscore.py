@@ -7,14 +7,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, repeat
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
 from interp.errors import InterpError
-from interp.metrics.base import Metric
-from interp.metrics.images import Images, as_batch, centre_crop, normalise, resize_short_edge
+from interp.metrics.base import Metric, cosines
+from interp.metrics.images import (
+    Images,
+    as_batch,
+    centre_crop,
+    normalise,
+    one_for_each,
+    resize_short_edge,
+)
 from interp.results.hashes import folder_sha256
 from interp.session.quiet import quiet
 
@@ -111,21 +118,11 @@ class CLIPScore(Metric):
         """Return one cosine per image; `reference` is one prompt for all, or one for each."""
         a = self.embed_images(images)
         b = self.embed_texts([reference] if isinstance(reference, str) else reference)
-        if len(b) == 1:
-            b = repeat(b, "1 d -> n d", n=len(a))
-        if len(a) != len(b):
-            raise InterpError(
-                asked=f"Cannot compare {len(a)} images with {len(b)} prompts.",
-                exists="There is one prompt for all images, or one for each.",
-                todo="Repeat the prompts so that the lengths agree.",
-            )
-        return einsum(a, b, "n d, n d -> n")
+        return einsum(a, one_for_each(b, len(a), "prompt"), "n d, n d -> n")
 
     def pairwise(self, images: Images) -> Float[Tensor, " pairs"]:
         """Return the cosine of the image embeddings of all unordered pairs."""
-        d = self.embed_images(images)
-        i, j = torch.triu_indices(len(d), len(d), offset=1)
-        return einsum(d[i], d[j], "p d, p d -> p")
+        return cosines(self.embed_images(images))
 
     def provenance(self) -> dict[str, Any]:
         return {

@@ -19,7 +19,7 @@ from interp.metrics.images import Images, as_batch
 
 @dataclass(frozen=True)
 class Diversity:
-    """Pairwise metric between the images of one prompt, reduced to one number per prompt.
+    """A pairwise metric between the images of one prompt, reduced to one number per prompt.
 
     Example:
         >>> Diversity(sscd)(images, groups=[0, 0, 0, 1, 1, 1])      # NeMo: low is diverse
@@ -28,8 +28,8 @@ class Diversity:
         tensor([0.64])
 
     Args:
-        metric: any metric between two images; whether large means alike is `larger_is_closer`.
-        reduce: over the pairs of a group.
+        metric: any metric between two images; `larger_is_closer` says whether large means alike.
+        reduce: how to reduce the pairs of a group.
     """
 
     metric: Metric
@@ -66,7 +66,7 @@ class Diversity:
             if len(members) < 2:
                 raise InterpError(
                     asked=f"The diversity of group {label!r} was asked for, which has one image.",
-                    exists="Diversity is between at least two seeds.",
+                    exists="Diversity needs at least two seeds.",
                     todo="Generate more seeds per prompt.",
                 )
             pairs = self.metric.pairwise(batch[members])

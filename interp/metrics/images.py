@@ -1,8 +1,8 @@
-"""Images of every kind that users have, as one: a float batch `[n, 3, h, w]` in [0, 1].
+"""Images in any form that users have, as one: a float batch `[n, 3, h, w]` in [0, 1].
 
 All resizing in this package is `torch.nn.functional.interpolate(..., antialias=True)` on floats, so
-that no metric needs torchvision. Pillow's filter of the same name gives the same values up to its
-rounding to 8 bits, and its clipping where bicubic overshoots (tested). Not for augmentation.
+no metric needs torchvision. Pillow's filter of the same name gives the same values, except that it
+rounds to 8 bits and clips where bicubic overshoots (tested). Not for augmentation.
 """
 
 from collections.abc import Sequence
@@ -36,8 +36,8 @@ def as_batch(images: Images) -> Float[Tensor, "n 3 h w"]:
             Integers are read as 0..255, floats as 0..1.
 
     Raises:
-        InterpError: sizes differ within the list, the shape is no image's, or values leave [0, 1]
-            or are NaN.
+        InterpError: sizes differ within the list, the shape is not an image's, or values are
+            outside [0, 1] or NaN.
     """
     if isinstance(images, Image.Image):
         images = [images]
@@ -60,8 +60,8 @@ def as_batch(images: Images) -> Float[Tensor, "n 3 h w"]:
     if not bool(torch.isfinite(batch).all()):
         raise InterpError(
             asked=f"{len(batch)} images were given.",
-            exists="They hold NaN or infinity, which no metric can compare.",
-            todo="Look for what overflowed; float16 models do, float32 and bfloat16 rarely.",
+            exists="They contain NaN or infinity, which no metric can compare.",
+            todo="Look for an overflow; float16 models overflow, float32 and bfloat16 rarely do.",
         )
     if batch.numel() and (batch.min() < -1e-3 or batch.max() > 1 + 1e-3):
         raise InterpError(
@@ -85,7 +85,7 @@ def _stack(images: Sequence[Image.Image]) -> Tensor:
     if len(sizes) > 1:
         raise InterpError(
             asked=f"Images of sizes {sizes} were given as one batch.",
-            exists="A batch has one size.",
+            exists="All images of a batch must have the same size.",
             todo="Resize them to one size, or call the metric once per size.",
         )
     array = np.stack([np.asarray(image.convert("RGB")) for image in images])
@@ -93,36 +93,43 @@ def _stack(images: Sequence[Image.Image]) -> Tensor:
 
 
 def aligned(images: Images, reference: Images) -> tuple[Tensor, Tensor]:
-    """Return two batches of one length: `reference` is one image for all, or one for each.
+    """Return two batches of equal length; `reference` is one image for all, or one for each.
 
     Raises:
         InterpError: the lengths differ and the reference is not a single image.
     """
     a, b = as_batch(images), as_batch(reference)
-    if len(b) == 1:
-        b = repeat(b, "1 c h w -> n c h w", n=len(a))
-    if len(a) != len(b):
+    return a, one_for_each(b, len(a), "reference").to(a.device)
+
+
+def one_for_each(given: Float[Tensor, "m ..."], images: int, what: str) -> Float[Tensor, "n ..."]:
+    """Return one row for each image: those given, or a single one repeated.
+
+    Raises:
+        InterpError: there are several, but not one for each image; it calls them `what`.
+    """
+    if len(given) not in (1, images):
         raise InterpError(
-            asked=f"Cannot compare {len(a)} images with {len(b)} references.",
-            exists="There is one reference for all images, or one for each.",
-            todo="Repeat or select the references so that the lengths agree.",
+            asked=f"Cannot compare {images} images with {len(given)} {what}s.",
+            exists=f"There must be one {what} for all images, or one for each.",
+            todo=f"Repeat or select the {what}s so that the lengths agree.",
         )
-    return a, b.to(a.device)
+    return repeat(given, "1 ... -> n ...", n=images) if len(given) == 1 else given
 
 
 def same_size(images: Images, reference: Images) -> tuple[Tensor, Tensor]:
     """`aligned`, for metrics that compare pixel with pixel.
 
     Raises:
-        InterpError: heights or widths differ: resizing would be part of the number.
+        InterpError: heights or widths differ; resizing would affect the number.
     """
     a, b = aligned(images, reference)
     if a.shape != b.shape:
         raise InterpError(
             asked=f"Cannot compare pixels of {a.shape[-2]} x {a.shape[-1]} with "
             f"{b.shape[-2]} x {b.shape[-1]}.",
-            exists="Pixel metrics compare images of one size.",
-            todo="Resize the reference to the generated size, and say so with the number.",
+            exists="Pixel metrics compare images of equal size.",
+            todo="Resize the reference to the generated size, and mention it with the number.",
         )
     return a, b
 

@@ -1,4 +1,4 @@
-"""Pixel distances: exact copies and nothing else.
+"""Pixel distances: they detect exact copies and nothing else.
 
 Carlini et al., "Extracting Training Data from Diffusion Models", USENIX Security 2023. A small
 shift or another crop defeats them; use SSCD for copies that an eye would call copies.
@@ -45,7 +45,7 @@ class PixelL2(Metric):
 
 @dataclass(frozen=True, repr=False)
 class TileL2(Metric):
-    """The largest `PixelL2` over non-overlapping tiles: a shared flat background is not enough.
+    """The largest `PixelL2` over tiles that do not overlap: a shared flat background is not enough.
 
     Example:
         >>> TileL2(tiles=4)(images, training_image)     # 128 x 128 tiles of a 512 x 512 image
@@ -70,7 +70,7 @@ class TileL2(Metric):
         if height % self.tiles or width % self.tiles:
             raise InterpError(
                 asked=f"{self.tiles}² tiles of {height} x {width} pixels were asked for.",
-                exists="Tiles have one size and cover the image.",
+                exists="Tiles must be of equal size and cover the image.",
                 todo="Choose a number of tiles that divides both sides.",
             )
         tiles = rearrange(a - b, "n c (p h) (q w) -> (n p q) (c h w)", p=self.tiles, q=self.tiles)
@@ -81,18 +81,18 @@ class TileL2(Metric):
 
 
 class RelativeL2(Metric):
-    """`PixelL2` to the reference, over the mean distance to the nearest images of a population.
+    """`PixelL2` to the reference, relative to the mean distance to the nearest training images.
 
-    Below 1 the image is closer to the reference than `alpha` times its usual neighbourhood, which
-    keeps plain images (a white background) from passing as copies.
+    Below 1 the image is closer to the reference than `alpha` times that mean distance, which keeps
+    plain images (a white background) from passing as copies.
 
     Example:
         >>> RelativeL2(training_images)(images, training_image)
         tensor([0.31, 1.87])
 
     Args:
-        population: training images, of the size of the generated ones.
-        neighbours: how many of them count (50 in the paper); a smaller population counts whole.
+        population: training images, as large as the generated ones.
+        neighbours: how many of them count (50 in the paper), at most the whole population.
         alpha: 0.5 in the paper.
 
     Source: Carlini et al. 2023, section 5.1. A population image equal to the reference counts too;

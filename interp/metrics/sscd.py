@@ -5,7 +5,6 @@ measure of memorization. Three preprocessings are in use and their scores differ
 hundredths, so the one used is part of the number.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InterpError
-from interp.metrics.base import Metric
+from interp.metrics.base import Metric, cosines
 from interp.metrics.images import (
     Images,
     aligned,
@@ -26,6 +25,7 @@ from interp.metrics.images import (
     resize,
     resize_short_edge,
 )
+from interp.results.hashes import file_sha256
 
 Preprocess = Literal["skew_320", "288", "dcr", "native"]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -111,8 +111,7 @@ class SSCD(Metric):
             )
         if preprocess not in get_args(Preprocess):
             raise _unknown(preprocess)
-        with self.path.open("rb") as file:
-            self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        self.sha256 = file_sha256(self.path)
         try:
             self._model = torch.jit.load(self.path, map_location=device).eval()
         except RuntimeError as cause:
@@ -146,9 +145,7 @@ class SSCD(Metric):
 
     def pairwise(self, images: Images) -> Float[Tensor, " pairs"]:
         """Return the similarity of all unordered pairs, each image described once."""
-        d = self.descriptors(images)
-        i, j = torch.triu_indices(len(d), len(d), offset=1)
-        return einsum(d[i], d[j], "p d, p d -> p")
+        return cosines(self.descriptors(images))
 
     def provenance(self) -> dict[str, Any]:
         return {

@@ -58,11 +58,11 @@ class LPIPS(Metric):
 
     Args:
         net: `"alex"` (the field's usual choice), `"vgg"` or `"squeeze"`.
-        size: both images are resized to `size` x `size` (bilinear, antialiased); Kim & No use 256.
+        size: resize both images to `size` x `size` (bilinear, antialiased); Kim & No use 256.
             `None` keeps the pixels.
         device: where the network runs.
 
-    The backbone's ImageNet weights are fetched by torchvision on first use.
+    torchvision downloads the backbone's ImageNet weights on first use.
 
     Raises:
         InterpError: the `lpips` package is not installed.

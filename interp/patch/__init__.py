@@ -1,4 +1,4 @@
-"""Patches: what to do to which token category, where. Values, until they meet a pipeline.
+"""Patches: what to do to which token category, where. Plain values until applied to a pipeline.
 
 From a verb to a layer: `verbs` makes a `Patch` of `operations`, `applied` puts them on a pipeline,
 and `patched` runs them on the rows of a batch and writes the result into the layers.

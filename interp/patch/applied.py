@@ -1,8 +1,8 @@
-"""Patches on a running pipeline, until they are taken off.
+"""Patches on a running pipeline, until they are removed.
 
-Several patches may be on one UNet; their operations follow one another in the order in which they
-were applied, as `&` would. Use `Patch.on`, `Patch.install` or `apply`, not this file; what happens
-in the layers is in `patched`.
+Several patches may be on one UNet; their operations run in the order in which the patches were
+applied, as if joined by `&`. Use `Patch.on`, `Patch.install` or `apply`, not this file; what
+happens in the layers is in `patched`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from interp.text.prompt import Prompt
 
 
 class Applied:
-    """Patches on a pipeline, until `remove`; knows the step and the rows of the UNet call.
+    """Patches on a pipeline, until `remove`. Knows the step and the rows of each UNet call.
 
     Example:
         >>> with ip.apply(pipe, [(a, ip.zero("pad")), (a, None)], guided=True) as applied:
@@ -40,10 +40,10 @@ class Applied:
         ...     pipe.unet(latents, timestep, encoder_hidden_states=embeds)
 
     Args:
-        pipe: a Stable Diffusion 1.x, 2.x or SDXL pipeline. Its ControlNets are patched too, by
-            operations that are not limited to layers or heads, which are the UNet's.
+        pipe: a Stable Diffusion 1.x, 2.x or SDXL pipeline. Its ControlNets are patched too, except
+            by operations limited to layers or heads, which refer to the UNet.
         operations: for each conditional prompt, in order; or one entry for all.
-        tokens: the conditional prompts; None recognises prompts that are given as text.
+        tokens: the conditional prompts; None recognises prompts that are passed as text.
         strict: as in `Patch.install`.
 
     Other arguments and errors as in `apply`.
@@ -67,7 +67,7 @@ class Applied:
         self._hooks = Hooks()
         self._foreseen: BatchRows | None = None
         self._denoisers = denoisers(pipe)
-        # Asking for the heads now reports unknown layers and heads before anything runs.
+        # Resolving heads here reports unknown layers and heads before anything runs.
         layers = [hookable(pipe, denoiser) for denoiser in self._denoisers]
         heads = {o: o.where.heads_at(layers[0]) for o in self.operations}
         self._at: list[At] = []
@@ -98,21 +98,21 @@ class Applied:
         return f"Applied({' & '.join(map(repr, self.operations))})"
 
     def restart(self) -> None:
-        """The next UNet call is step 0 of a new run; pipeline calls are noticed without it."""
+        """Make the next UNet call step 0 of a new run; a call of the pipeline does so by itself."""
         for at in self._at:
             at.clock.restart()
 
     def at(self, step: int | None) -> None:
-        """All following UNet calls are this step, until `at(None)`."""
+        """Make all following UNet calls this step, until `at(None)`."""
         for at in self._at:
             at.clock.at(step)
 
     def remove(self, check: bool = True) -> None:
-        """Take the patches off; removing twice is harmless.
+        """Remove the patches; removing them twice is harmless.
 
         Raises:
-            InterpError: unless `check=False`: if the pipeline has another UNet by now; if patches
-                are strict, the UNet ran and an operation touched nothing.
+            InterpError: unless `check=False`: the pipeline's UNet was replaced; or patches are
+                strict, the UNet ran, and an operation touched nothing.
         """
         if not self.on:
             return
@@ -130,20 +130,20 @@ class Applied:
         warnings.warn(f"{missed!r} touched nothing in {ran}.", stacklevel=2)
 
     def _before_encoding(self, module: nn.Module, *call: Any) -> None:
-        """A pipeline that encodes is about to run: at best it is told now what would be wrong."""
+        """The pipeline encodes, so it is about to run: the earliest moment to report an error."""
         if not ASIDE.get():
             must_be_the_same(denoisers(self.pipe), self._denoisers, repr(self))
 
     def _guess(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """In guess mode a ControlNet is given the conditional rows alone."""
+        """In guess mode a ControlNet receives only the conditional rows."""
         reader = self._at[self._denoisers.index(module)].reader
         reader.guided = False if kwargs.get("guess_mode") else self._guided
 
     def _foresee(self, *call: Any) -> None:
-        """Before a batch runs: which of its rows operations will leave alone.
+        """Before a batch runs: check which rows the operations will leave alone.
 
         Raises:
-            InterpError: if patches are strict, and an operation will leave all of them alone.
+            InterpError: patches are strict, and an operation will leave all rows alone.
         """
         if self.reader.batch is self._foreseen or self.strict is False:
             return
@@ -157,7 +157,7 @@ class Applied:
                 if found == operation
             ]
             left = [(c, p) for c, p in places if p is not None and not operation.reaches(p)]
-            # Rows of its kind may come in another batch of this step.
+            # Rows that it applies to may come in another batch of this step.
             later = not places and self.reader.apart
             if operation.idle or later or (places and not left):
                 continue
@@ -166,8 +166,7 @@ class Applied:
                 raise InterpError(
                     f"{operation!r} was asked for on {named}.",
                     "It would touch nothing: no row has such positions where it applies.",
-                    "Check categories, rows and guidance; patch.on(pipe, strict=False) leaves such "
-                    "rows alone.",
+                    "Check categories, rows and guidance; patch.on(pipe, strict=False) allows it.",
                 )
             for prompt in dict.fromkeys(p for conditional, p in left if conditional):
                 warnings.warn(
@@ -177,13 +176,13 @@ class Applied:
 
 
 def _anywhere(operation: Operation) -> bool:
-    """Whether it also applies in a ControlNet: layers, heads and predictions are the UNet's."""
+    """Whether it also applies to a ControlNet: layers, heads and predictions are the UNet's."""
     where = operation.where
     return where.layers is None and where.heads is None and operation.EDITS != "prediction"
 
 
 def installed(pipe: Any) -> list[Applied]:
-    """The patches that are on a pipeline now, in the order in which they apply.
+    """The patches that are currently on a pipeline, in the order in which they apply.
 
     Example:
         >>> ip.installed(pipe)
@@ -195,7 +194,7 @@ def installed(pipe: Any) -> list[Applied]:
 
 
 def remove(pipe: Any) -> None:
-    """Take all patches off a pipeline, also those whose handle is lost.
+    """Remove all patches from a pipeline, even those whose handle is lost.
 
     Example:
         >>> ip.remove(pipe)

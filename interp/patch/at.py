@@ -1,4 +1,4 @@
-"""Patches at one denoiser: what they do to each row of its batch, in this step."""
+"""The patches on one denoiser: what they do to each row of its batch at the current step."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from interp.text.prompt import Prompt
 
 @dataclass(eq=False)
 class At:
-    """Patches at one denoiser: where in it they apply, and the step and rows of its calls.
+    """The patches on one denoiser: where they apply, and the step and rows of its calls.
 
     Attributes:
-        by_prompt: the operations of each conditional prompt, in order; or one entry for all.
+        by_prompt: the operations on each conditional prompt, in order; or one entry for all.
         heads: the layers and heads of every operation.
-        touched: the operations that touched something.
+        touched: the operations that have touched something.
     """
 
     by_prompt: Sequence[tuple[Operation, ...]]
@@ -31,10 +31,10 @@ class At:
     touched: set[Operation]
 
     def edits(self, site: Site) -> RowEdits:
-        """The operations on every row of the batch, at this layer in this step.
+        """The operations on every row of the batch, at this layer and the current step.
 
         Raises:
-            InterpError: for operations on unconditional rows whose prompts are unknown.
+            InterpError: an operation applies to unconditional rows whose prompts are unknown.
         """
         found = []
         for here in self.on_rows():
@@ -48,17 +48,17 @@ class At:
         return tuple(found)
 
     def on_image(self, image: int) -> tuple[Operation, ...]:
-        """The operations on one image of the batch, whatever the step."""
+        """The operations on one image of the batch, at any step."""
         place = image // self.reader.batch.images
         return self.by_prompt[place if len(self.by_prompt) > 1 else 0]
 
     def on_rows(self) -> list[list[tuple[Operation, Prompt | None]]]:
-        """What is done to every row of the batch at some step or layer, and to whose positions."""
+        """The operations on every row of the batch at any step or layer, each with its prompt."""
         rows = self.reader.batch
         found = []
         for row, prompt in enumerate(rows.prompts):
             unconditional = row < rows.uncond
-            # An unconditional row goes with the conditional row that it is paired with.
+            # An unconditional row belongs to the same image as its paired conditional row.
             image = row if unconditional else row - rows.uncond
             beside = rows.beside(row)
             found.append(
@@ -75,8 +75,8 @@ def _known(operation: Operation, prompt: Prompt | None) -> Prompt:
     if prompt is None:
         raise InterpError(
             f"{operation!r} applies to unconditional rows.",
-            "Their prompts are unknown: they were given as negative_prompt_embeds, or SDXL's two "
-            "tokenizers split the negative prompt into different numbers of tokens, as '!!'.",
-            "Pass the prompts, negative=interp.encode(pipe, ''), or write one '!' for several.",
+            "Their prompts are unknown: they were passed as negative_prompt_embeds, or SDXL's two "
+            "tokenizers split the negative prompt into different numbers of tokens, as for '!!'.",
+            "Pass the prompts, negative=interp.encode(pipe, ''), or replace several '!' by one.",
         )
     return prompt

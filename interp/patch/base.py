@@ -25,9 +25,9 @@ Reencode = Callable[[Prompt, str | int], Prompt]
 class Operation:
     """An edit of some categories, somewhere.
 
-    Subclasses say which positions they touch, and what they edit there: the embeddings, the keys
-    of the softmax, or the values. One edits what the denoiser predicts from all of them. `USUAL` is
-    the verb's default place, which is not printed.
+    Subclasses define which positions they touch, and what they edit there: embeddings, keys of the
+    softmax, or values; `guide` edits the denoiser's prediction. `USUAL` is the verb's default
+    place, which is not printed.
     """
 
     EDITS: ClassVar[Literal["embeddings", "keys", "values", "prediction"]] = "embeddings"
@@ -41,11 +41,11 @@ class Operation:
 
     @property
     def idle(self) -> bool:
-        """Whether it is meant to touch nothing, so that touching nothing is no mistake."""
+        """Whether it is meant to touch nothing, so that touching nothing is not an error."""
         return False
 
     def whose(self, own: Prompt | None, beside: Prompt | None) -> Prompt | None:
-        """The prompt whose positions count in a row: its own, or that of the row's pair."""
+        """The prompt whose positions count in a row: its own, or that of the paired row."""
         return own
 
     def positions(self, prompt: Prompt) -> Bool[Tensor, " position"]:
@@ -53,30 +53,30 @@ class Operation:
         return prompt.among(self.categories)
 
     def reaches(self, prompt: Prompt) -> bool:
-        """Whether the prompt has something that it touches."""
+        """Whether it touches anything in the prompt."""
         pooled = POOLED in self.categories and prompt.pooled is not None
         return pooled or bool(self.positions(prompt).any())
 
     @property
     def donors(self) -> tuple[Prompt, ...]:
-        """The other prompts whose embeddings it puts in."""
+        """The other prompts whose embeddings it inserts."""
         return ()
 
     def given(self, donors: Sequence[Prompt]) -> Operation:
-        """The same operation with other donors, as many as its own."""
+        """The same operation with the same number of other donors."""
         return self
 
     def at(
         self, site: Site, heads: Sequence[int], prompt: Prompt, width: int
     ) -> Bool[Tensor, "position head inner"]:
-        """What it takes out of one layer: keys, or values of which the layer computes `width`."""
+        """What it removes in one layer: keys, or some of the layer's `width` values."""
         reached = torch.zeros(site.heads, dtype=torch.bool)
         reached[list(heads)] = True
         places = rearrange(self.positions(prompt).cpu(), "position -> position 1 1")
         return places & rearrange(reached, "head -> 1 head 1")
 
     def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:
-        """The embeddings after the operation, as a new tensor; unchanged if it edits others."""
+        """The embeddings after the operation, as a new tensor; unchanged if it edits none."""
         return embeds
 
     def _put(

@@ -1,7 +1,7 @@
-"""Which modules of a pipeline are given the text's embeddings, and so have to be patched.
+"""Which modules of a pipeline receive the text's embeddings, and so must be patched.
 
-A ControlNet reads the text as the UNet does. Where another module does, patching the UNet alone
-would leave the prompt in the image, so that is refused.
+A ControlNet reads the text like the UNet. If another module does too, patching only the UNet would
+leave the prompt in the image, so such pipelines are refused.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SEVERAL = (MultiControlNetModel, MultiControlNetUnionModel)
 
 
 def denoisers(pipe: Any) -> list[nn.Module]:
-    """The UNet, and the ControlNets beside it.
+    """The UNet and its ControlNets.
 
     Example:
         >>> [type(module).__name__ for module in denoisers(pipe)]
         ['UNet2DConditionModel', 'ControlNetModel']
 
     Raises:
-        InterpError: if something else in the pipeline attends to the text, or the UNet reads it
+        InterpError: another part of the pipeline attends to the text, or the UNet also reads it
             other than by attention.
     """
     if family(pipe) is not None:
@@ -37,14 +37,14 @@ def denoisers(pipe: Any) -> list[nn.Module]:
     embedded = getattr(getattr(pipe.unet, "config", None), "addition_embed_type", None)
     if embedded in ("text", "text_image"):
         raise InterpError(
-            f"A patch was to be put on a {type(pipe).__name__}.",
-            f"Its UNet also adds the text to the time embedding ({embedded!r}), where no patch "
-            "reaches it.",
+            f"Cannot patch a {type(pipe).__name__}.",
+            f"Its UNet also adds the text to the time embedding ({embedded!r}), where patches do "
+            "not reach it.",
             "Use a Stable Diffusion 1.x, 2.x or SDXL pipeline.",
         )
     found = [pipe.unet]
     for name, part in getattr(pipe, "components", {}).items():
-        # ControlNet-XS is part of its UNet; the adapter is only what that was made from.
+        # ControlNet-XS is part of its UNet; the adapter is only what it was made from.
         if not isinstance(part, nn.Module) or isinstance(part, ControlNetXSAdapter):
             continue
         if part is pipe.unet:
@@ -53,9 +53,9 @@ def denoisers(pipe: Any) -> list[nn.Module]:
             found += list(part.nets) if isinstance(part, SEVERAL) else [part]
         elif any(isinstance(m, Attention) and m.is_cross_attention for m in part.modules()):
             raise InterpError(
-                f"A patch was to be put on a {type(pipe).__name__}.",
-                f"Its {name}, a {type(part).__name__}, may attend to the text too, and is none of "
-                "those that can be patched: UNets and ControlNets.",
+                f"Cannot patch a {type(pipe).__name__}.",
+                f"Its {name}, a {type(part).__name__}, may attend to the text too, but only UNets "
+                "and ControlNets can be patched.",
                 "Use a pipeline without it.",
             )
     return found

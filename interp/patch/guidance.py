@@ -1,4 +1,4 @@
-"""Guidance as a patch: what becomes of the conditional and the unconditional prediction.
+"""Guidance as a patch: how the conditional and unconditional predictions are mixed.
 
 A pipeline mixes them as `eps_u + guidance * (eps_c - eps_u)`. `guide` mixes them by another weight
 in some steps, on what the denoiser returns, so it works with any scheduler and beside any other
@@ -33,7 +33,7 @@ Latents = Float[Tensor, "row c h w"]
 
 @dataclass(frozen=True, repr=False)
 class Guide(Operation):
-    """Another weight of guidance, in some steps; its categories are all, the whole prompt's."""
+    """Another guidance weight in some steps; its categories are always all of them."""
 
     EDITS: ClassVar[Literal["prediction"]] = "prediction"  # type: ignore[assignment]
 
@@ -46,7 +46,7 @@ class Guide(Operation):
             raise InterpError(
                 f"{self!r} was asked for.",
                 "The weight is a finite number, and until is None or 'minimum'.",
-                "Say guide(0, steps=slice(0, 25)) for no guidance in the first half of 50 steps.",
+                "Use guide(0, steps=slice(0, 25)) for no guidance in the first half of 50 steps.",
             )
 
     def __repr__(self) -> str:
@@ -67,10 +67,10 @@ class Guidance:
     def mix(
         self, applied: Sequence[tuple[Applied, At]], args: tuple, kwargs: dict, output: Any
     ) -> Any:
-        """What the denoiser returned, with the mixtures of guided images in it; None without any.
+        """The denoiser's output with the mixtures of guided images; None if there are none.
 
         Raises:
-            InterpError: there are no unconditional rows, or steps were left out.
+            InterpError: there are no unconditional rows, or steps were skipped.
         """
         owner, first = applied[0]
         rows, step = first.reader.batch, first.clock.step
@@ -120,7 +120,7 @@ class Guidance:
         if clock.step != len(self._norms):
             raise InterpError(
                 f"guide(until='minimum') was asked for at step {clock.step}.",
-                f"It must see every step of a run from the first on, and saw {len(self._norms)}.",
+                f"It must see every step of a run from the first on, but saw {len(self._norms)}.",
                 "Leave out steps=, and do not set the step by hand.",
             )
         abar = alpha_bar(scheduler, clock.timestep)

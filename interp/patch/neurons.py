@@ -1,8 +1,8 @@
-"""Silencing neurons: single outputs of a layer's value projection, put to zero.
+"""Silencing neurons: single outputs of a layer's value projection, set to zero.
 
-The one operation that is no edit of embeddings and no mask: a neuron's activation is a number per
-token, computed from the embeddings, and silencing it takes that number away. NeMo (Hintersdorf et
-al., NeurIPS 2024) finds memorization in a few of them; see `attribute.find_neurons`.
+The only operation that neither edits embeddings nor masks: a neuron's activation is one number per
+token, computed from its embedding, and silencing sets it to zero. NeMo (Hintersdorf et al., NeurIPS
+2024) finds memorization in a few neurons; see `attribute.find_neurons`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from interp.text.prompt import Prompt
 
 @dataclass(frozen=True, repr=False)
 class Silence(Operation):
-    """Outputs of the value projection at zero, in the layers that `neurons` names."""
+    """Outputs of the value projection set to zero, in the layers named by `neurons`."""
 
     EDITS = "values"
     USUAL: ClassVar[Where] = Where(side="v", uncond=True)
@@ -37,10 +37,10 @@ class Silence(Operation):
     def at(
         self, site: Site, heads: Sequence[int], prompt: Prompt, width: int
     ) -> Bool[Tensor, "position head inner"]:
-        """The outputs to put to zero.
+        """The outputs to set to zero.
 
         Raises:
-            InterpError: for neurons that the layer does not have.
+            InterpError: the layer has no such neurons.
         """
         chosen = torch.zeros(width, dtype=torch.bool)
         numbers = list(dict(self.neurons).get(site.name, ()))
@@ -48,7 +48,7 @@ class Silence(Operation):
             raise InterpError(
                 f"Cannot silence neurons {numbers} of layer {site.name}.",
                 f"Its value projection has {width} outputs, counted from 0.",
-                "Name neurons of this model.",
+                "Choose neurons of this model.",
             )
         chosen[numbers] = True
         split = rearrange(chosen, "(head inner) -> 1 head inner", head=site.heads)
@@ -58,11 +58,11 @@ class Silence(Operation):
         shown = [repr({layer: list(numbers) for layer, numbers in self.neurons})]
         if self.categories != CATEGORIES:
             shown.append(f"category={self.categories!r}")
-        # The layers are those of the neurons; they need no saying twice.
+        # The layers are those of the neurons and need not be printed twice.
         usual = Where(layers=self.where.layers, side="v", uncond=True)
         where = self.where.text(usual)
         return f"silence({', '.join([*shown, where] if where else shown)})"
 
 
-# Patches are read from JSON by the names in this table.
+# The names by which patches are read from JSON.
 OPERATIONS["silence"] = Silence

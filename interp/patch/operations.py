@@ -1,8 +1,8 @@
 """The operations a patch is made of, each a pure edit of one row's embeddings.
 
-Every operation but `Mask` is a function of a prompt's 77 embeddings. That is enough for all sites:
-keys and values are linear in the embeddings, so patching one head's keys means projecting edited
-embeddings and keeping that head (see `applied`). Use the `verbs`, not these classes.
+Every operation but `Mask` is a function of a prompt's 77 embeddings. That covers every site: keys
+and values are linear in the embeddings, so patching one head's keys means projecting the edited
+embeddings and keeping only that head (see `patched`). Use the `verbs`, not these classes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Align = Literal["position", "offset", "nearest", "mean"]
 
 @dataclass(frozen=True, repr=False)
 class Zero(Operation):
-    """The zero vector at a fraction of the positions, the first of each category and window."""
+    """The zero vector at the first positions of each category and window, a fraction of them."""
 
     fraction: float = 1.0
 
@@ -37,9 +37,7 @@ class Zero(Operation):
         super().__post_init__()
         if not 0 <= self.fraction <= 1:
             raise InterpError(
-                f"{self!r} was asked for.",
-                "A fraction is between 0 and 1.",
-                "Say 0.7 for 70 %.",
+                f"{self!r} was asked for.", "A fraction is between 0 and 1.", "Use 0.7 for 70 %."
             )
 
     @property
@@ -84,7 +82,7 @@ class Copy(Operation):
                 raise InterpError(
                     f"{self!r} was asked for on {prompt!r}.",
                     f"It has {len(source)} embeddings of category {origin!r}, not one.",
-                    "Say reduce='mean'.",
+                    "Use reduce='mean'.",
                 )
             if len(source):
                 mean = reduce(source, "position channel -> 1 channel", "mean")
@@ -160,7 +158,7 @@ class Swap(Operation):
             f"aligned by {self.align}.",
             f"The prompt has {want} of them at {int(target[0])} to {int(target[-1])}, the donor "
             f"{have}, {held}.",
-            "Choose align='nearest' or 'mean', or a donor with enough of them."
+            "Use align='nearest' or 'mean', or a donor with enough of them."
             if have
             else "Choose a donor that has some.",
         )
@@ -195,7 +193,7 @@ class Mean(Operation):
 
 @dataclass(frozen=True, repr=False)
 class Repad(Operation):
-    """The pads of the prompt encoded again with another pad token."""
+    """The pads of the prompt, encoded again with another pad token."""
 
     USUAL = Where(uncond=True)
     token: str | int = "!"
@@ -209,7 +207,7 @@ class Repad(Operation):
 
 @dataclass(frozen=True, repr=False)
 class Mask(Operation):
-    """The keys taken out of the softmax; the embeddings are left alone."""
+    """Keys removed from the softmax; the embeddings are left alone."""
 
     EDITS = "keys"
     paired: bool = False
@@ -220,7 +218,7 @@ class Mask(Operation):
 
 @dataclass(frozen=True, repr=False)
 class Scale(Operation):
-    """The embeddings times a factor; on the key side, the logits times it."""
+    """The embeddings times a factor; on the key side, this multiplies the logits."""
 
     USUAL = Where(side="k")
     factor: float = 1.0
@@ -231,7 +229,7 @@ class Scale(Operation):
             raise InterpError(
                 f"{self!r} was asked for.",
                 "The factor must be a finite number.",
-                "Use mask to take keys out of the softmax.",
+                "Use mask to remove keys from the softmax.",
             )
 
     def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:
@@ -240,7 +238,7 @@ class Scale(Operation):
 
 @dataclass(frozen=True, repr=False)
 class Noise(Operation):
-    """Gaussian noise added, the same at every layer, step and row."""
+    """Added Gaussian noise, the same at every layer, step and row."""
 
     std: float = 0.0
     seed: int = 0
@@ -251,11 +249,11 @@ class Noise(Operation):
             raise InterpError(
                 f"{self!r} was asked for.",
                 "A standard deviation is finite and not negative.",
-                "Embeddings of CLIP have a standard deviation near 1.",
+                "For scale: CLIP's embeddings have a standard deviation near 1.",
             )
 
     def edit(self, embeds: Embeds, prompt: Prompt, reencode: Reencode) -> Embeds:
-        # Drawn for all positions on the CPU: the same numbers whatever the categories and device.
+        # Drawn on the CPU for all positions: the same numbers for all categories and devices.
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randn(embeds.shape, generator=generator) * self.std
         return self._put(embeds, prompt, embeds + drawn.to(embeds))
@@ -267,10 +265,10 @@ OPERATIONS: dict[str, type[Operation]] = {
 
 
 def fits(operation: Operation, embeds: Embeds, donor: Prompt) -> None:
-    """Raise if a donor's embeddings can not stand where these stand.
+    """Raise if a donor's embeddings can not replace these.
 
     Raises:
-        InterpError: for embeddings of another size.
+        InterpError: the shapes differ.
     """
     if donor.embeds.shape != embeds.shape:
         raise InterpError(

@@ -1,8 +1,8 @@
 """Patches: what to do to which token category, where. Values, not hooks.
 
-A patch is frozen, hashable and printable; `&` composes left to right. It touches a pipeline only
-between `on` (or `install`) and its end, and leaves no trace. `apply` gives every prompt of a batch
-a patch of its own.
+A patch is frozen, hashable and printable; `&` composes left to right. It affects a pipeline only
+inside `on` or until an `install` is removed, and leaves no trace. `apply` gives every prompt of a
+batch its own patch.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Patch:
 
     @property
     def edits_embeddings(self) -> bool:
-        """Whether it is an edit of the embeddings alone, so that `embeds` can give its result."""
+        """Whether it only edits embeddings, so that `embeds` can give its result."""
         return all(o.where.everywhere and o.EDITS == "embeddings" for o in self.operations)
 
     def embeds(
@@ -63,17 +63,17 @@ class Patch:
         Example:
             >>> zero("eot").embeds(prompt)[prompt.e]         # the zero vector
 
-        `repad` needs the pipeline. With `uncond=True` the prompt is an unconditional one, which
+        `repad` needs the pipeline. `uncond=True` treats the prompt as an unconditional one, which
         most operations leave alone.
 
         Raises:
-            InterpError: if the patch is more than an edit of the embeddings.
+            InterpError: the patch does more than edit embeddings.
         """
         if not self.edits_embeddings:
             raise InterpError(
                 f"The embeddings after {self!r} were asked for.",
-                "It is more than an edit of the embeddings: it masks, or is limited to layers, "
-                "steps, heads, keys or values.",
+                "It does more than edit embeddings: it masks, or is limited to layers, steps, "
+                "heads, keys or values.",
                 "Use it with patch.on(pipe).",
             )
 
@@ -81,7 +81,7 @@ class Patch:
             if pipe is None:
                 raise InterpError(
                     f"The embeddings after {self!r} were asked for.",
-                    "It encodes the prompt again, which takes the pipeline's text encoder.",
+                    "It encodes the prompt again, which needs the pipeline's text encoder.",
                     "Pass the pipeline: patch.embeds(prompt, pipe).",
                 )
             return repadded(pipe, given, token)
@@ -110,12 +110,12 @@ class Patch:
             >>> with patch.on(pipe, tokens=a):
             ...     pipe(prompt_embeds=a.embeds[None])
 
-        Prompts given as text are recognised; with `prompt_embeds`, say in `tokens` what they are.
-        `negative`, `guided` and `strict` are those of `apply`.
+        Prompts passed as text are recognised; with `prompt_embeds`, pass the prompts as `tokens`.
+        `negative`, `guided` and `strict` are as in `apply`.
 
         Raises:
-            InterpError: for what can not be patched; before a batch runs, if the patch would touch
-                none of its rows; after the block, if it touched nothing.
+            InterpError: the pipeline can not be patched; before a batch runs, the patch would touch
+                none of its rows; after the block, it touched nothing.
         """
         with Applied(pipe, [self.operations], tokens, negative, guided, strict) as applied:
             yield applied
@@ -127,20 +127,20 @@ class Patch:
             >>> handle = shield.install(pipe)
             >>> handle.remove()                # or, if the handle is lost, ip.remove(pipe)
 
-        A prompt without the positions in question, such as one of 75 tokens, which has no pads, is
-        left alone with a warning; `strict=True` refuses it before it runs, `strict=False` says
-        nothing. Installing a patch that is on already is a warning: it then applies twice.
+        A prompt without the positions in question (one of 75 tokens has no pads) is left alone with
+        a warning; `strict=True` refuses it before it runs, `strict=False` says nothing. Installing
+        a patch that is already installed warns, because it then applies twice.
         """
         if any(self.operations == applied.operations for applied in installed(pipe)):
             warnings.warn(
-                f"{self!r} is on this pipeline already and now applies twice; ip.remove(pipe) "
-                "takes all patches off.",
+                f"{self!r} is already on this pipeline and now applies twice; ip.remove(pipe) "
+                "removes all patches.",
                 stacklevel=2,
             )
         return Applied(pipe, [self.operations], None, None, None, strict)
 
     def to_json(self, embeds: bool = False) -> str:
-        """The patch as JSON; donors by text, ids and hash, or with their embeddings too.
+        """The patch as JSON; donors by text, ids and hash, and optionally their embeddings.
 
         Example:
             >>> Patch.from_json(patch.to_json(), pipe=pipe) == patch
@@ -150,13 +150,13 @@ class Patch:
 
     @classmethod
     def from_json(cls, text: str, pipe: Any = None, donors: Sequence[Prompt] = ()) -> Patch:
-        """The patch that was written as JSON.
+        """Read a patch from JSON.
 
-        Donors without embeddings are looked for among `donors`, then encoded again by `pipe`; both
-        must match their hash, so that a patch can not come back as another one.
+        Donors without embeddings are looked up in `donors`, or encoded again by `pipe`; either way
+        they must match their hash, so that the patch is the one that was written.
 
         Raises:
-            InterpError: for text that is no patch, or a donor that can not be had again.
+            InterpError: the text is not a patch, or a donor can not be recovered.
         """
         return cls(load(text, pipe, donors))
 
@@ -170,7 +170,7 @@ def apply(
     guided: bool | None = None,
     strict: bool = True,
 ) -> Iterator[Applied]:
-    """Patch each prompt of a batch with a patch of its own.
+    """Patch each prompt of a batch with its own patch.
 
     Example:
         >>> with apply(pipe, [(a, zero("pad")), (b, None)]):
@@ -179,15 +179,15 @@ def apply(
     Args:
         pipe: a Stable Diffusion 1.x, 2.x or SDXL pipeline.
         patches: every conditional prompt, in the batch's order, with its patch or None.
-        negative: the unconditional prompts, one for all or one per conditional prompt, where the
+        negative: the unconditional prompts, one for all or one per conditional prompt, if the
             pipeline does not encode them itself.
         guided: whether batches have unconditional rows; None asks the pipeline.
         strict: whether an operation that touches nothing is an error.
 
     Raises:
-        InterpError: on entering, for what can not be hooked or does not exist; before a batch runs,
-            for operations that would touch none of its rows; on leaving without another exception,
-            for operations that touched nothing, and if the pipeline has another UNet by then.
+        InterpError: on entry, something can not be hooked or does not exist; before a batch runs,
+            an operation would touch none of its rows; on exit without another exception, an
+            operation touched nothing, or the pipeline's UNet was replaced.
     """
     prompts = [prompt for prompt, _ in patches]
     operations = [() if patch is None else patch.operations for _, patch in patches]

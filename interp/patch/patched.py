@@ -1,9 +1,9 @@
 """The hooks through which patches reach the layers of one denoiser: a UNet or a ControlNet.
 
 Edits are made once per call of the denoiser and shared by its layers. Where all heads, keys and
-values of a layer are patched alike, the layer is given edited embeddings; elsewhere a projection is
-repeated on edited embeddings, for the patched heads alone. An operation counts as having touched
-something when what carries it ran, not when it was planned.
+values of a layer are patched alike, the layer receives edited embeddings; elsewhere a projection is
+repeated on edited embeddings, and only the patched heads are kept. An operation counts as having
+touched something when the layer that carries it out has run, not when it was planned.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ Text = Float[Tensor, "row position channel"]
 
 
 class Call(threading.local):
-    """A call of the denoiser that is under way in this thread.
+    """A call of the denoiser that is in progress in this thread.
 
-    Pipelines that share a UNet may call it at once; each is patched by what is on itself.
+    Pipelines that share a UNet may call it concurrently; each is affected only by its own patches.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Call(threading.local):
         self.counted: set[tuple] = set()
 
     def prepare(self) -> None:
-        """Before its first layer: plans are kept from call to call while patches and rows are."""
+        """Before the first layer: plans are kept between calls while patches and rows stay."""
         batch = [(at, at.reader.rows) for _, at in self.applied]
         if batch != self.batch:
             for known in (self.plans, self.running, self.repadded, self.counted):
@@ -66,7 +66,7 @@ class Call(threading.local):
 class PatchedDenoiser:
     """The hooks on one denoiser, shared by all patches that are on it.
 
-    Only these hooks hold it, so that it goes when its denoiser does.
+    Only the hooks refer to it, so it is freed together with its denoiser.
     """
 
     def __init__(self, denoiser: nn.Module, layers: Sequence[Site]) -> None:
@@ -89,17 +89,17 @@ class PatchedDenoiser:
 
     @classmethod
     def of(cls, denoiser: nn.Module, layers: Sequence[Site]) -> PatchedDenoiser:
-        """The hooks on a denoiser, new ones if it has none."""
+        """The hooks on a denoiser, created if it has none."""
         return patched(denoiser) or cls(denoiser, layers)
 
     def add(self, owner: Any, at: At, hooks: Hooks) -> None:
-        """Put patches on, until their hooks are closed; the last to go takes all hooks with it."""
+        """Add patches until their hooks are closed; removing the last one removes all hooks."""
         self.applied.append((owner, at))
         hooks.callback(self._discard, at)
         hooks.before(self.denoiser, partial(self._begin, owner, at), of=owner.pipe)
 
     def on(self, pipe: Any) -> list[Any]:
-        """What is on a pipeline that runs this denoiser."""
+        """The patches that are on a pipeline which runs this denoiser."""
         return [owner for owner, _ in self.applied if owner.pipe is pipe]
 
     def patches(self, pipe: Any) -> list[str]:
@@ -122,7 +122,7 @@ class PatchedDenoiser:
         if torch.is_grad_enabled() and any(checkpointing):
             raise InterpError(
                 f"A patched {type(module).__name__} was called under gradient checkpointing.",
-                "The backward pass runs its layers again, when the patch is at another step.",
+                "The backward pass reruns its layers when the patch is already at another step.",
                 "Call disable_gradient_checkpointing() on it, or use torch.no_grad().",
             )
         must_be_there(module, self._layers)
@@ -130,7 +130,7 @@ class PatchedDenoiser:
         self._call.given = kwargs["encoder_hidden_states"] if len(args) < 3 else args[2]
 
     def _end(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-        """A call is over, or failed, which gives no output."""
+        """A call is over, or has failed and gives no output."""
         call = self._call
         applied, call.applied = call.applied, []
         call.edited.clear()
@@ -139,7 +139,7 @@ class PatchedDenoiser:
         return call.guidance.mix(applied, args, kwargs, output)
 
     def _before(self, site: Site, attention: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """Before a layer runs: give it edited embeddings, watch its projections, mask its keys."""
+        """Before a layer runs: pass it edited embeddings, hook its projections, mask its keys."""
         call = self._call
         if not call.applied:
             return args, kwargs
@@ -172,7 +172,7 @@ class PatchedDenoiser:
         return args, changed
 
     def _check(self, site: Site, attention: Any, args: tuple, kwargs: dict, output: Any) -> None:
-        """After a layer ran: whether it took up what it was given."""
+        """After a layer ran: check that it used what it was given."""
         if is_stock(attention) or not self._call.applied:
             return
         plan, _ = self._call.running[site]
@@ -180,7 +180,7 @@ class PatchedDenoiser:
             must_follow(site, attention, args, kwargs, output)
         elif plan.embeds is not None and deviation(attention, args, kwargs, output) > 1e-2:
             warnings.warn(
-                f"The patched embeddings were given to a {type(attention.processor).__name__}, "
+                f"The patched embeddings were passed to a {type(attention.processor).__name__}, "
                 "which does more than attend to them.",
                 stacklevel=2,
             )
@@ -197,7 +197,7 @@ class PatchedDenoiser:
         return plan_layer(site, rows, heads, attention.inner_kv_dim, device)
 
     def _touch(self, plan: LayerPlan, edits: str, sides: tuple[str, ...] = SIDES) -> None:
-        """Operations of this kind were carried out in a layer."""
+        """Note that operations of this kind were carried out in a layer."""
         if (id(plan), edits, sides) in self._call.counted:
             return
         self._call.counted.add((id(plan), edits, sides))
@@ -210,10 +210,10 @@ class PatchedDenoiser:
                     at.touched.add(operation)
 
     def _edit(self, text: Text, rows: RowEdits) -> Text:
-        """The edited embeddings, made once per call, because all layers are given one text."""
+        """The edited embeddings, made once per call, because all layers receive the same text."""
         known, made = self._call.edited.get(rows, (None, text))
         if known is not text:
-            # Some denoisers project the text for all layers first: the patch comes before that.
+            # Some denoisers first project the text for all layers: the patch comes before that.
             kind = getattr(self.denoiser.config, "encoder_hid_dim_type", None)
             projected = kind == "text_proj"
             new = []
@@ -228,8 +228,8 @@ class PatchedDenoiser:
         return made
 
     def _reencode(self, row: Tensor, prompt: Prompt, token: str | int) -> Prompt:
-        """The prompt with other pads, encoded as this row was, once per batch."""
-        # By prompt, not by its ids: SDXL's zeros have those of the empty prompt.
+        """The prompt with other pads, encoded the way this row was, once per batch."""
+        # By prompt, not by ids: SDXL's zeros have the ids of the empty prompt.
         known = self._call.repadded.get((prompt, token))
         if known is None or not torch.equal(known[0], row):
             owner, _ = self._call.applied[0]
@@ -238,7 +238,7 @@ class PatchedDenoiser:
         return known[1]
 
     def _follow(self, site: Site, name: str, module: nn.Module, sides: tuple[str, ...]) -> None:
-        """Hook a projection, again if it was replaced meanwhile (LoRA and fusing do that)."""
+        """Hook a projection, again if it was replaced in the meantime (LoRA and fusing do that)."""
         with self._projecting:
             known = self._projections.get((site, name))
             if known is not None and known[0] is module:
@@ -258,7 +258,7 @@ class PatchedDenoiser:
         kwargs: dict,
         output: Tensor,
     ) -> Tensor | None:
-        """After a key or value projection ran: put the patched heads' results in."""
+        """After a key or value projection ran: insert the results of the patched heads."""
         if not self._call.applied:
             return None
         plan, text = self._call.running[site]
@@ -269,7 +269,7 @@ class PatchedDenoiser:
         parts = list(rearrange(output, pattern, **sizes))
         for number, side in enumerate(sides):
             for rows, chosen in plan.projected.get(side, ()):
-                # forward, not call: hooks on the projection are for the layer's own text.
+                # forward, not call: hooks on the projection are meant for the layer's own text.
                 again = rearrange(module.forward(self._edit(text, rows)), pattern, **sizes)[number]
                 parts[number] = torch.where(chosen, again, parts[number])
             if side == "v" and plan.silent is not None:

@@ -1,6 +1,6 @@
-"""What patches do at one layer in one step, worked out from what they do to each row.
+"""What patches do at one layer in one step, derived from what they do to each row.
 
-A pure function of the rows' edits: nothing is hooked or written here (see `applied`).
+A pure function of the rows' edits: nothing is hooked or written here (see `patched`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from interp.text.prompt import Prompt
 
 SIDES = ("k", "v")
 RowEdits = tuple[tuple[tuple[Operation, Prompt], ...], ...]
-"""For every row of a batch, its operations, each with the prompt that it edits."""
+"""For every row of a batch, its operations, each with the prompt it edits."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class LayerPlan:
 
     Attributes:
         rows: the edits of every row.
-        embeds: those of the embeddings, if all heads, keys and values share them.
-        projected: otherwise, for keys and values, edits and the rows and heads that they are for.
-        masked: the keys taken out of the softmax.
-        silent: the outputs of the value projection that are put to zero.
+        embeds: the edits of the embeddings, if all heads, keys and values share them.
+        projected: otherwise, for keys and for values, the edits with their rows and heads.
+        masked: the keys removed from the softmax.
+        silent: the outputs of the value projection that are set to zero.
     """
 
     rows: RowEdits
@@ -61,7 +61,7 @@ def plan_layer(
         device: where the layer runs.
 
     Raises:
-        InterpError: if some head would have no key left.
+        InterpError: a head would have no key left.
     """
     by_head: dict[str, dict[RowEdits, list[int]]] = {side: {} for side in SIDES}
     for side in SIDES:
@@ -82,7 +82,7 @@ def plan_layer(
         operation, prompt = next(e for row in rows for e in row if e[0].EDITS == "keys")
         raise InterpError(
             f"{operation!r} was asked for on {prompt!r}.",
-            "Some head would have no key left to attend to.",
+            "A head would have no key left to attend to.",
             "Leave at least one category unmasked: 'sot' is always there.",
         )
     silent = _taken_out("values", site, rows, heads, width, device)
@@ -101,7 +101,7 @@ def plan_layer(
 
 
 def _chosen(rows: RowEdits, heads: Sequence[int], site: Site) -> Bool[Tensor, "row 1 head 1"]:
-    """The heads, in rows that are edited."""
+    """The given heads in the rows that are edited."""
     chosen = torch.zeros(len(rows), 1, site.heads, 1, dtype=torch.bool)
     chosen[:, :, list(heads)] = rearrange(
         torch.tensor([bool(edits) for edits in rows]), "row -> row 1 1 1"
@@ -117,7 +117,7 @@ def _taken_out(
     width: int,
     device: torch.device,
 ) -> Bool[Tensor, "row position head inner"] | None:
-    """The keys or values that are taken out of every row at one layer, or None."""
+    """The keys or values removed from every row at one layer, or None."""
     found: dict[int, Tensor] = {}
     for row, (operation, prompt) in ((n, edit) for n, edits in enumerate(rows) for edit in edits):
         if what == operation.EDITS:

@@ -12,11 +12,11 @@ from interp.text.categories import POOLED
 from interp.transformer.family import family
 
 REFUSED: dict[str, Callable[[Operation], bool]] = {
-    "single neurons are silenced in a UNet's value projections": lambda o: o.EDITS == "values",
-    "keys and values are not linear in the embeddings: heads= is for mask, and side= for nothing": (
+    "only a UNet's value projections have neurons to silence": lambda o: o.EDITS == "values",
+    "keys and values are not linear in the embeddings: only mask takes heads=, nothing side=": (
         lambda o: (o.where.heads is not None and o.EDITS != "keys") or o.where.side != "kv"
     ),
-    "the pooled vector is no position: it has no layers, is no key, and nothing is copied to it": (
+    "the pooled vector is not a position: it has no layers or keys, and can not be copied to": (
         lambda o: POOLED in o.categories
         and (o.where.layers is not None or isinstance(o, Mask | Copy))
     ),
@@ -28,7 +28,7 @@ REFUSED: dict[str, Callable[[Operation], bool]] = {
 
 
 def must_make_sense(operations: Sequence[Operation], pipe: Any) -> None:
-    """Raise for operations that are not what they are elsewhere on this pipeline.
+    """Raise for operations that would not mean the same on this pipeline as on others.
 
     Example:
         >>> must_make_sense(zero("pooled").operations, unet_pipeline)     # raises
@@ -40,12 +40,12 @@ def must_make_sense(operations: Sequence[Operation], pipe: Any) -> None:
     for operation in operations:
         if known is None:
             pooled = POOLED in operation.categories
-            reasons = ["its pooled embedding is no input that is patched"] if pooled else []
+            reasons = ["the pooled embedding can not be patched"] if pooled else []
         else:
             reasons = [reason for reason, holds in REFUSED.items() if holds(operation)]
         if reasons:
             raise InterpError(
-                f"{operation!r} was to be put on a {type(pipe).__name__}.",
-                f"There {reasons[0]}.",
-                "Say side='kv' and leave out heads=, or use another operation.",
+                f"Cannot put {operation!r} on a {type(pipe).__name__}.",
+                f"There, {reasons[0]}.",
+                "Use side='kv' and leave out heads=, or use another operation.",
             )

@@ -1,8 +1,8 @@
 """Patches as JSON, for provenance and for sweeps.
 
-A donor's embeddings are 0.2 MB or more, so JSON holds its text, ids and hash; the embeddings are
-found or made again and must have that hash. `embeds=True` puts them into the JSON as well, which
-then needs nothing else.
+A donor's embeddings take 0.2 MB or more, so the JSON holds its text, ids and hash; on reading, the
+embeddings are looked up or encoded again, and must match the hash. `embeds=True` includes them, and
+the JSON is then self-contained.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def load(text: str, pipe: Any = None, donors: Sequence[Prompt] = ()) -> tuple[Op
         True
 
     Raises:
-        InterpError: for text that is no patch, or a donor that can not be had again.
+        InterpError: the text is not a patch, or a donor can not be recovered.
     """
     try:
         return tuple(_operation(entry, pipe, donors) for entry in json.loads(text))
@@ -75,7 +75,7 @@ def _plain(value: Any, embeds: bool) -> Any:
     if isinstance(value, Prompt):
         return _donor(value, embeds)
     if isinstance(value, Where):
-        # Defaults are left out, which keeps provenance legible.
+        # Defaults are left out to keep provenance readable.
         return {
             field.name: _plain(getattr(value, field.name), embeds)
             for field in fields(value)
@@ -157,7 +157,7 @@ def _found(described: dict[str, Any], pipe: Any, donors: Sequence[Prompt]) -> Pr
     else:
         raise InterpError(
             f"Cannot read a patch with the donor {described['text']!r}.",
-            "Its embeddings are not in the JSON, and it is none of the donors given.",
+            "Its embeddings are not in the JSON, and it is not among the donors passed.",
             "Pass donors=[prompt], or pipe= to encode it again.",
         )
     prompt = Prompt(
@@ -174,8 +174,8 @@ def _found(described: dict[str, Any], pipe: Any, donors: Sequence[Prompt]) -> Pr
     if prompt.digest != described["sha256"]:
         raise InterpError(
             f"Cannot read a patch with the donor {described['text']!r}.",
-            "Encoded again, its embeddings are not the ones that the patch was made with: another "
-            "text encoder, device, precision or version, or edited embeddings.",
+            "Encoded again, its embeddings differ from those the patch was made with: the text "
+            "encoder, device, precision or version differ, or the embeddings were edited.",
             "Pass the donor itself in donors=, or write the patch with to_json(embeds=True).",
         )
     return prompt

@@ -1,9 +1,9 @@
 """The hooks through which patches reach a transformer (see `patched` for UNets).
 
-Patches without `layers=` edit what the transformer is given: the text, and the pooled vector. Those
-with `layers=` edit the text's stream as it enters a block; since that changes from block to block,
-what a donor's stream is there comes from a world of the donor, which runs in the same batch on the
-same latents and timestep, and is taken out again behind the last block.
+Patches without `layers=` edit the transformer's inputs: the text and the pooled vector. Those with
+`layers=` edit the text stream as it enters a block. That stream changes from block to block, so a
+donor's stream comes from an extra row with the donor's prompt, which runs in the same batch on the
+same latents and timestep, and is removed after the last block.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Text = Float[Tensor, "row position channel"]
 
 
 class TransformerCall(Call, threading.local):
-    """A call of the transformer that is under way in this thread."""
+    """A call of the transformer that is in progress in this thread."""
 
     def __init__(self) -> None:
         super().__init__()
         self.here: dict[Site, RowEdits] = {}
-        self.worlds: dict[tuple[int, Prompt], int] = {}
+        self.donor_rows: dict[tuple[int, Prompt], int] = {}
         self.text = 0
         self.rows = 0
 
@@ -65,14 +65,14 @@ class PatchedTransformer(PatchedDenoiser):
         self._hooks.after(self.denoiser, self._end, always=True)
 
     def add(self, owner: Any, at: At, hooks: Hooks) -> None:
-        """Put patches on, until their hooks are closed."""
+        """Add patches until their hooks are closed."""
         super().add(owner, at, hooks)
-        # What changes the arguments comes last, when all patches are known.
+        # The hook that changes the arguments comes last, when all patches are known.
         self._last.close()
         self._last.before(self.denoiser, self._start)
 
     def _start(self, module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        """Before the transformer runs: edit what it is given, and add the donors' worlds."""
+        """Before the transformer runs: edit its inputs, and add the donors' rows."""
         call = self._call
         if not call.applied:
             return None
@@ -89,7 +89,7 @@ class PatchedTransformer(PatchedDenoiser):
         given["encoder_hidden_states"] = self._embeds(text, whole)
         if given.get("pooled_projections") is not None:
             given["pooled_projections"] = self._pooled(given["pooled_projections"], whole)
-        self._add_worlds(given, text, whole)
+        self._add_donor_rows(given, text, whole)
         return (), given
 
     def _edits(self, site: Site) -> RowEdits:
@@ -117,21 +117,21 @@ class PatchedTransformer(PatchedDenoiser):
             rows.append(row)
         return torch.stack(rows)
 
-    def _add_worlds(self, given: dict[str, Any], text: Text, whole: Sequence[Any]) -> None:
-        """A row for every donor whose stream some block takes, behind the batch's own."""
+    def _add_donor_rows(self, given: dict[str, Any], text: Text, whole: Sequence[Any]) -> None:
+        """Append a row for every donor whose stream is used by some block."""
         call = self._call
         added: list[tuple[int, Prompt]] = []
-        call.worlds.clear()
+        call.donor_rows.clear()
         for row in range(len(text)):
             edits = [edit for here in call.here.values() for edit in here[row]]
-            # A prompt's own stream needs no other world, unless something changes its row.
+            # A prompt's own stream needs no extra row, unless something changes its row.
             alone = not whole[row] and all(o.donors == (prompt,) for o, prompt in edits)
             for operation, prompt in edits:
                 for donor in self._donors(operation, prompt, text[row]):
                     if alone:
-                        call.worlds[row, donor] = row
-                    elif (row, donor) not in call.worlds:
-                        call.worlds[row, donor] = len(text) + len(added)
+                        call.donor_rows[row, donor] = row
+                    elif (row, donor) not in call.donor_rows:
+                        call.donor_rows[row, donor] = len(text) + len(added)
                         added.append((row, donor))
         if not added:
             return
@@ -158,7 +158,7 @@ class PatchedTransformer(PatchedDenoiser):
     def _enter(
         self, site: Site, block: Any, args: tuple, kwargs: dict
     ) -> tuple[tuple, dict] | None:
-        """Before a block runs: edit the text's stream."""
+        """Before a block runs: edit the text stream."""
         call = self._call
         if not call.applied or not any(call.here[site]):
             return None
@@ -175,7 +175,7 @@ class PatchedTransformer(PatchedDenoiser):
         self, operation: Operation, prompt: Prompt, own: Tensor, row: int, stream: Text
     ) -> Tensor:
         def there(donor: Prompt) -> Prompt:
-            return replace(donor, embeds=stream[self._call.worlds[row, donor]])
+            return replace(donor, embeds=stream[self._call.donor_rows[row, donor]])
 
         def reencode(prompt: Prompt, token: str | int) -> Prompt:
             return there(self._call.repadded[prompt, token][1])
@@ -185,7 +185,7 @@ class PatchedTransformer(PatchedDenoiser):
         return operation.edit(own, prompt, reencode)
 
     def _mask(self, site: Site, attention: Any, args: tuple, kwargs: dict) -> Any:
-        """Before a layer attends: take keys out of its softmax."""
+        """Before a layer attends: remove keys from its softmax."""
         call = self._call
         if not call.applied:
             return None
@@ -207,7 +207,7 @@ class PatchedTransformer(PatchedDenoiser):
         if bool(out.all(dim=1).any()):
             raise InterpError(
                 f"A mask was asked for at layer {site.name}.",
-                "Some head would have no key left to attend to.",
+                "A head would have no key left to attend to.",
                 "Leave at least one category unmasked.",
             )
         zeros = torch.zeros(out.shape, dtype=image.dtype).masked_fill(out, float("-inf"))
@@ -215,11 +215,11 @@ class PatchedTransformer(PatchedDenoiser):
         return args, {**kwargs, "attention_mask": bias}
 
     def _masked(self, attention: Any, args: tuple, kwargs: dict, output: Any) -> Any:
-        """After a layer attended: again under its mask, if its processor ignored that."""
+        """After a layer attended: repeat it with the mask if its processor ignored the mask."""
         return self._family.masked(attention, args, kwargs, output) if self._call.applied else None
 
     def _cut(self, module: Any, args: tuple, kwargs: dict, output: Any) -> Any:
-        """After the transformer ran: without the donors' worlds."""
+        """After the transformer ran: remove the donors' rows."""
         call = self._call
         if not call.applied or len(output[0]) == call.rows:
             return None
@@ -234,7 +234,7 @@ class PatchedTransformer(PatchedDenoiser):
 
 
 def edit_pooled(operation: Operation, pooled: Float[Tensor, " pooled"], prompt: Prompt) -> Tensor:
-    """The pooled vector after an operation, as if it were a prompt of one position.
+    """The pooled vector after an operation, treated as a prompt with one position.
 
     Example:
         >>> edit_pooled(zero("pooled").operations[0], a.pooled, a)     # zeros
@@ -260,7 +260,7 @@ def _never(prompt: Prompt, token: str | int) -> Prompt:
 
 
 def _longer(value: Any, taken: Tensor, rows: int) -> Any:
-    """An argument with more rows, copies of those that worlds are made beside."""
+    """An argument with copies of some of its rows appended."""
     if isinstance(value, dict):
         return {name: _longer(part, taken, rows) for name, part in value.items()}
     if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != rows:
@@ -269,7 +269,5 @@ def _longer(value: Any, taken: Tensor, rows: int) -> Any:
 
 
 def engine(denoiser: nn.Module) -> type[PatchedDenoiser]:
-    """What puts patches on a denoiser: `engine(pipe.transformer)`."""
+    """The class that puts patches on a denoiser: `engine(pipe.transformer)`."""
     return PatchedDenoiser if family(denoiser) is None else PatchedTransformer
-
-

@@ -2,8 +2,8 @@
 
     swap("pad", donor=b, layers="up", steps=slice(0, 10), side="k")
 
-Each takes one category or several, and where it makes sense `layers`, `steps`, `heads`, `side` and
-`uncond` (see `Where`). Without them it edits the embeddings of the conditional rows, everywhere.
+Each takes one or several categories and, where they make sense, `layers`, `steps`, `heads`, `side`
+and `uncond` (see `Where`). Without these it edits the embeddings of all conditional rows.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def zero(
     Example:
         >>> zero("pad", fraction=0.7)
 
-    With `fraction`, only the first `int(n * fraction)` of a category's n positions: for pads those
-    nearest to the end of the prompt.
+    `fraction` takes only the first `int(n * fraction)` of a category's n positions; of the pads,
+    those nearest to the end of the prompt.
     """
     return Patch((Zero(_names(category), Where(layers, steps, heads, side, uncond), fraction),))
 
@@ -63,7 +63,7 @@ def copy(
     side: Side = "kv",
     uncond: Uncond = False,
 ) -> Patch:
-    """Put the prompt's own `source` embedding, or the mean of several, at every position of `to`.
+    """Copy the prompt's own `source` embedding, or the mean of several, to every position of `to`.
 
     Example:
         >>> copy("eot", to="pad")
@@ -84,17 +84,17 @@ def swap(
     side: Side = "kv",
     uncond: Uncond = False,
 ) -> Patch:
-    """Put another prompt's embeddings of the same category there.
+    """Replace embeddings by another prompt's embeddings of the same category.
 
     Example:
         >>> swap("pad", donor=b, layers="up", steps=slice(0, 10))
 
-    `align` says which of the donor's embeddings a position gets: with "position" the one at the
-    same position; with "offset" the one as many places after the category's first; with "nearest"
-    the one at the same position or, where that is of another category, the nearest to it; with
-    "mean" their mean. The one sot and the one eot are exchanged wherever they stand.
+    `align` says which of the donor's embeddings a position gets: "position", the one at the same
+    position; "offset", the one at the same distance from the category's first; "nearest", the one
+    at the same position or, if that has another category, the nearest one that has it; "mean",
+    their mean. sot and eot, of which there is one each, are swapped wherever they stand.
 
-    The donor may be a prompt, one with other embeddings (`dataclasses.replace(b, embeds=...)`), or
+    The donor may be a prompt, one with edited embeddings (`dataclasses.replace(b, embeds=...)`), or
     a dataset of one prompt (see `as_dataset`).
     """
     (giver,) = _prompts(donor, "donor", most=1)
@@ -111,7 +111,7 @@ def mean(
     side: Side = "kv",
     uncond: Uncond = False,
 ) -> Patch:
-    """Put the category's mean embedding over prompts there: one vector, each prompt counting once.
+    """Replace embeddings by the category's mean over prompts: one vector, each prompt counted once.
 
     Example:
         >>> mean("pad", over=sd.encode(controls))
@@ -131,7 +131,7 @@ def noise(
     side: Side = "kv",
     uncond: Uncond = False,
 ) -> Patch:
-    """Add Gaussian noise of this standard deviation, the same at every step, layer and row.
+    """Add Gaussian noise with this standard deviation, the same at every step, layer and row.
 
     Example:
         >>> noise(CATEGORIES, std=0.1, seed=0)
@@ -154,8 +154,8 @@ def scale(
     Example:
         >>> scale("sot", 1.25)
 
-    A negative logit is pushed down by a factor above 1, as in Ren et al. (ECCV 2024). With
-    `side="v"` what is read is scaled, with "kv" both are.
+    A factor above 1 lowers a negative logit, as in Ren et al. (ECCV 2024). `side="v"` scales the
+    values instead, "kv" both.
     """
     return Patch((Scale(_names(category), Where(layers, steps, heads, side, uncond), factor),))
 
@@ -169,13 +169,13 @@ def mask(
     uncond: Uncond = False,
     paired: bool = False,
 ) -> Patch:
-    """Take keys out of the softmax, so that the others share their attention.
+    """Remove keys from the softmax, so that the other keys share their attention.
 
     Example:
         >>> mask(("eot", "pad"), steps=slice(0, 10))
 
-    With `paired`, an unconditional row loses the keys where the conditional prompt beside it has
-    those categories, not where its own prompt has them.
+    With `paired`, an unconditional row loses the keys at the positions where the conditional prompt
+    of the same image has those categories, rather than its own prompt.
     """
     where = Where(layers, steps, heads, "kv", uncond)
     return Patch((Mask(_names(category), where, paired),))
@@ -190,13 +190,13 @@ def repad(
     side: Side = "kv",
     uncond: Uncond = True,
 ) -> Patch:
-    """Encode the prompt again with another pad token, and put those pads there.
+    """Encode the prompt again with another pad token, and replace its pads by the new ones.
 
     Example:
         >>> repad("!") & zero("eot")        # the first mitigation of Kim & No
 
-    Unconditional rows too, because that is what the authors' code does (it leaves the tokenizer
-    with the new pad token); `uncond=False` leaves them. CLIP being causal, only pads change.
+    By default in unconditional rows too, like the authors' code, which changes the tokenizer's pad
+    token; `uncond=False` leaves them alone. Because CLIP is causal, only pads change.
     """
     return Patch((Repad(("pad",), Where(layers, steps, heads, side, uncond), token),))
 
@@ -208,20 +208,19 @@ def silence(
     steps: Steps = None,
     uncond: Uncond = True,
 ) -> Patch:
-    """Put single neurons of value projections to zero.
+    """Set single neurons of value projections to zero.
 
     Example:
         >>> silence({"down.1.0": [17, 402], "mid.0": [9]})
 
     Args:
         neurons: by layer, the outputs of its `to_v`, counted from 0.
-        category: at the positions of which categories; all by default.
+        category: the categories at whose positions to silence; all by default.
         steps: UNet calls of a run, counted from 0; all by default.
-        uncond: as for other patches, but unconditional rows are patched too unless `False` is
-            said: that is what NeMo does.
+        uncond: as for other patches, but by default unconditional rows are patched too, as in NeMo.
 
     Raises:
-        InterpError: for no neurons.
+        InterpError: there are no neurons.
     """
     held = tuple((layer, tuple(sorted(set(map(int, n))))) for layer, n in neurons.items() if len(n))
     if not held:
@@ -266,7 +265,7 @@ def _names(category: Names) -> tuple[str, ...]:
 def _prompts(
     given: Prompt | Sequence[Prompt] | xr.Dataset, name: str, most: int | None = None
 ) -> tuple[Prompt, ...]:
-    """Prompts given as such or as a dataset."""
+    """Prompts passed directly or as a dataset."""
     if isinstance(given, Prompt):
         return (given,)
     prompts = tuple(as_prompts(given) if isinstance(given, xr.Dataset) else given)
@@ -274,6 +273,6 @@ def _prompts(
         raise InterpError(
             f"{name}= was given {len(prompts)} prompts.",
             f"It takes {'one' if most == 1 else 'at least one'}.",
-            "Choose: dataset.isel(prompt=[0]).",
+            "Select from a dataset with dataset.isel(prompt=[0]).",
         )
     return prompts

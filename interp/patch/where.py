@@ -1,7 +1,7 @@
 """Where a patch applies: layers, steps, heads, keys or values, conditional or unconditional rows.
 
 A `Where` is a value: it can be hashed, printed and written as JSON. Layers and heads are checked
-against a UNet when the patch is applied to one.
+when the patch is applied to a UNet.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Where:
     Attributes:
         layers: a selector (see `layers.select`); None is all.
         steps: UNet calls of a run, counted from 0: an int, several, a slice or a range.
-        heads: head numbers, or {layer selector: head numbers} where layers differ; None is all.
-        side: "k" patches what attends where, "v" what is read there, "kv" both.
+        heads: head numbers, or {layer selector: head numbers} if layers differ; None is all.
+        side: "k" patches where the model attends, "v" what it reads there, "kv" both.
         uncond: False for conditional rows, True for both, "only" for unconditional ones.
 
     Raises:
-        InterpError: for a side, row, step or head that can not exist.
+        InterpError: the side, row, step or head can not exist.
     """
 
     layers: Selector = None
@@ -70,14 +70,14 @@ class Where:
                     f"{name} is one of {', '.join(map(repr, known))}.",
                     "Choose one of them.",
                 )
-        # A frozen dataclass is filled in through object; from here on it never changes.
+        # A frozen dataclass can only be normalised through object.
         object.__setattr__(self, "layers", _layers(self.layers))
         object.__setattr__(self, "steps", _steps(self.steps))
         object.__setattr__(self, "heads", _heads(self.heads))
 
     @property
     def everywhere(self) -> bool:
-        """Whether it is all layers, steps and heads, keys and values: an edit of the embeddings."""
+        """Whether it covers all layers, steps, heads, keys and values, so edits the embeddings."""
         return (self.layers, self.steps, self.heads, self.side) == (None, None, None, "kv")
 
     def at_step(self, step: int) -> bool:
@@ -92,7 +92,7 @@ class Where:
         """The heads where it applies, by layer.
 
         Raises:
-            InterpError: for a layer or head that does not exist.
+            InterpError: a layer or head does not exist.
         """
         chosen = select(layers, self.layers)
         if isinstance(self.heads, HeadsByLayer):
@@ -115,7 +115,7 @@ class Where:
             raise InterpError(
                 f"A patch was asked for at {self!r}.",
                 "heads= names layers that layers= does not select.",
-                "Leave layers= out: the keys of heads= say where.",
+                "Leave out layers=: the keys of heads= already name the layers.",
             )
         return found
 
@@ -162,7 +162,7 @@ def _steps(steps: Steps) -> range | tuple[int, ...] | None:
         raise InterpError(
             f"A patch was asked for at steps={steps!r}.",
             "Steps are UNet calls, counted from 0; a patch does not know how many there will be.",
-            "Name at least one step, counted from the start, such as slice(40, 50).",
+            "Pass at least one step, counted from the start, such as slice(40, 50).",
         )
     return chosen
 
@@ -183,7 +183,7 @@ def _heads(heads: Heads) -> tuple[int, ...] | HeadsByLayer | None:
 
 
 def _sorted(numbers: Any, name: str) -> tuple[int, ...]:
-    """One or several numbers, ascending, each once."""
+    """One or several numbers, sorted, without repetition."""
     return tuple(sorted(set(whole(numbers, name))))
 
 
@@ -193,7 +193,7 @@ def _existing(site: Site, heads: Sequence[int]) -> tuple[int, ...]:
         raise InterpError(
             f"Heads {missing} of layer {site.name} were asked for.",
             f"It has {site.heads} heads, 0 to {site.heads - 1}.",
-            "Choose among them; where layers differ, give {layer: heads}.",
+            "Choose among them; if layers differ, pass {layer: heads}.",
         )
     return tuple(heads)
 

@@ -1,4 +1,4 @@
-"""What is left of memorized images, and of others, under every patch."""
+"""What is left of memorized and other images under every patch."""
 
 from collections.abc import Mapping
 
@@ -28,7 +28,7 @@ Paper = Mapping[str, float | None]
 def ablation(
     grid: xr.DataArray | xr.Dataset, paper: Paper | Mapping[str, Paper] | None = None
 ) -> Figure:
-    """Bars with 95 % intervals for every patch, kinds of prompts side by side.
+    """Bars with 95 % intervals for every patch, with kinds of prompts side by side.
 
     Example:
         >>> plot.ablation(grid.sscd, ip.paper.published())
@@ -36,11 +36,10 @@ def ablation(
         >>> plot.ablation(grid[["sscd", "clipscore"]], both)
 
     Args:
-        grid: over (patch, prompt) or (patch, prompt, seed), with `kind` and `group` on the prompts
-            where they are known; a panel for each variable of a dataset. Intervals are
-            bootstrapped by `group`.
-        paper: published figures by patch, drawn as diamonds on the first kind's bars; by variable
-            where there are several. None is a figure that is not known.
+        grid: over (patch, prompt) or (patch, prompt, seed), if known with `kind` and `group` on the
+            prompts; one panel per variable of a dataset. Intervals are bootstrapped by `group`.
+        paper: published results by patch, drawn as diamonds on the first kind's bars; nested by
+            variable if there are several. None stands for an unknown result.
 
     Raises:
         InterpError: there is no axis `patch`, or the published figures name none of the patches.
@@ -78,7 +77,7 @@ def _bars(ax: Axes, values: xr.DataArray, groups: Mapping[str, xr.DataArray]) ->
         ends = np.stack([centre - found.low.values, found.high.values - centre])
         at = np.arange(len(centre)) + _offset(number, len(groups))
         bars = {"height": thick, "color": colour, "label": entry(kind) if kind else None}
-        # No interval of a single image: NaN, which is drawn as none.
+        # A single image has no interval: NaN, which is not drawn.
         whiskers = {"elinewidth": 0.7, "capsize": 1.5, "capthick": 0.7, "ecolor": "#222222"}
         ax.barh(at, centre, xerr=np.clip(ends, 0, None), error_kw=whiskers, **bars)
 
@@ -94,7 +93,7 @@ def _diamonds(ax: Axes, paper: Paper, patches: list[str], groups: int) -> None:
 
 
 def _offset(number: int, groups: int) -> float:
-    """Where the bars of one kind stand around a patch's tick."""
+    """The offset of one kind's bars from a patch's tick."""
     return (number - (groups - 1) / 2) * 0.8 / groups
 
 
@@ -106,8 +105,8 @@ def _by_variable(paper: Paper | Mapping[str, Paper] | None, names: list[str]) ->
         return nested
     if len(names) > 1:
         raise InterpError(
-            "Published figures were given for several variables.",
+            "Published figures were passed for several variables.",
             f"The variables are {', '.join(names)}.",
-            f"Say whose they are: paper={{{names[0]!r}: {{patch: figure}}}}.",
+            f"Nest them by variable: paper={{{names[0]!r}: {{patch: figure}}}}.",
         )
     return {names[0]: {str(k): v for k, v in paper.items() if not isinstance(v, Mapping)}}

@@ -1,4 +1,4 @@
-"""How detectors do: their scores by kind of prompt, and their ROC curves."""
+"""How well detectors work: their scores by kind of prompt, and their ROC curves."""
 
 from collections.abc import Mapping
 
@@ -28,8 +28,8 @@ def roc(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
         >>> plot.roc({"guidance norm": detect.roc(a, b, groups), "D": detect.roc(c, d, groups)})
 
     Args:
-        curves: what `detect.roc` returns; several by name. A band is drawn for up to two, because
-            more would hide each other; the legend has every area's interval.
+        curves: from `detect.roc`; several by name. Bands are drawn for up to two curves, because
+            more would hide each other; the legend has the interval of every AUC.
     """
     named = {"": curves} if isinstance(curves, xr.Dataset) else dict(curves)
     with canvas(1, 1, COLUMN, COLUMN - 0.2 + 0.15 * len(named)) as (figure, axes):
@@ -57,7 +57,7 @@ def roc(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
 def detector_scores(
     scores: xr.DataArray | xr.Dataset, threshold: float | Mapping[str, float] | None = None
 ) -> Figure:
-    """Histograms of scores by kind of prompt, a panel for every detector, with their thresholds.
+    """Histograms of scores by kind of prompt, one panel per detector, with thresholds.
 
     Example:
         >>> threshold = detect.calibrate(scores.where(scores.kind == "control", drop=True))
@@ -65,8 +65,8 @@ def detector_scores(
 
     Args:
         scores: over (prompt) or (prompt, seed), with `kind` on the prompts; several as a dataset.
-        threshold: a line, by the detector's name where there are several; panels say which share of
-            each kind is above it.
+        threshold: drawn as a line; by detector if there are several. Panels say what share of each
+            kind is above it.
 
     Raises:
         InterpError: prompts have no kind.
@@ -76,7 +76,7 @@ def detector_scores(
         raise InterpError(
             "Cannot draw scores by kind of prompt.",
             "Their prompts have no coordinate 'kind'.",
-            'Say which are which: scores.assign_coords(kind=("prompt", ["memorized", ...])).',
+            'Add it: scores.assign_coords(kind=("prompt", ["memorized", ...])).',
         )
     given = threshold if isinstance(threshold, Mapping) else dict.fromkeys(shown, threshold)
     rows = -(-len(shown) // 2)
@@ -85,7 +85,7 @@ def detector_scores(
     with canvas(rows, columns, width, 0.5 + 1.8 * rows) as (figure, axes):
         for ax, (name, values) in zip(axes.flat, shown.items(), strict=False):
             table = values.to_dataframe(name="score").reset_index()
-            # By number: the names may be any text, and seaborn gives some of them a meaning.
+            # By number: names may be any text, and some texts mean something to seaborn.
             names = list(kinds(values))
             table[KIND] = table[KIND].map({name: n for n, name in enumerate(names)})
             shades = list(colours(names).values())

@@ -1,4 +1,4 @@
-"""Generated images side by side: what a table's numbers look like."""
+"""Generated images side by side: what the numbers look like."""
 
 from textwrap import fill
 
@@ -12,11 +12,11 @@ from interp.plot.style import PAGE, canvas, literal
 from interp.results.axes import PIXELS
 
 GAP = 0.04
-"""White between images, as a share of their width."""
+"""White space between images, as a fraction of their width."""
 
 
 def image_grid(images: xr.DataArray, rows: str = "patch", columns: str = "prompt") -> Figure:
-    """Images as a grid, labelled by patch, prompt (its text where it is known) or seed.
+    """Images as a grid, labelled by patch, prompt (its text, if known) or seed.
 
     Example:
         >>> grid = sd.run(prompts, seeds=[0], patch={"none": None, **ip.paper.interventions()})
@@ -24,12 +24,12 @@ def image_grid(images: xr.DataArray, rows: str = "patch", columns: str = "prompt
         >>> plot.image_grid(grid.image.sel(patch="h"), rows="prompt", columns="seed")
 
     Args:
-        images: uint8 `image` of `Session.run`, over `rows`, `columns`, and other axes of length 1.
-        rows: the axis that goes down.
-        columns: the axis that goes across.
+        images: uint8 `image` from `Session.run`, over `rows`, `columns`, and axes of length 1.
+        rows: the vertical axis.
+        columns: the horizontal axis.
 
     Raises:
-        InterpError: an axis is missing, or another one is left.
+        InterpError: an axis is missing, or there are others.
     """
     rest = [dim for dim in images.dims if dim not in (rows, columns, *PIXELS)]
     left = [str(dim) for dim in rest if images.sizes[dim] > 1]
@@ -37,7 +37,7 @@ def image_grid(images: xr.DataArray, rows: str = "patch", columns: str = "prompt
         raise InterpError(
             f"Cannot lay out images with {rows} down and {columns} across.",
             f"They have the axes {', '.join(map(str, images.dims))}.",
-            "Select until those two are left, such as images.isel(seed=0), or name other ones.",
+            "Select until only those two are left, such as images.isel(seed=0), or name others.",
         )
     tiles = images.squeeze(rest, drop=True).transpose(rows, columns, *PIXELS).values
     high, wide = tiles.shape[2:4]

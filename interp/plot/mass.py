@@ -1,6 +1,6 @@
-"""Where attention goes, over the run and through the network: as a sum and per token.
+"""Where attention goes, over the run and through the network: in total and per token.
 
-Both, because pads win sums by being 60 of 77, and the start token wins everything per token.
+Both, because pads, 60 of 77 positions, dominate the total, and the start token dominates per token.
 """
 
 import numpy as np
@@ -22,13 +22,13 @@ def mass_over_steps(run: xr.Dataset) -> Figure:
         >>> run = sd.run(prompts, seeds=range(4), record=ip.mass)
         >>> plot.mass_over_steps(run.assign_coords(kind=("prompt", kinds)))
 
-    Left the sum over a category's tokens, right its mean per token on a log scale. Colours are
-    categories; kinds of prompts are dashes, in their order. Bands are 95 % intervals of the mean,
-    bootstrapped by `group`.
+    Left: the sum over a category's tokens; right: the mean per token, on a log scale. Colours are
+    categories, dashes kinds of prompts. Bands are 95 % intervals of the mean, bootstrapped by
+    `group`.
 
     Args:
-        run: with `mass` and the coordinate `tokens`, as `Session.run` gives it; `kind` and `group`
-            on the prompts where they are known.
+        run: with `mass` and the coordinate `tokens`, as returned by `Session.run`; if known, with
+            `kind` and `group` on the prompts.
 
     Raises:
         InterpError: `mass` was not recorded.
@@ -54,7 +54,7 @@ def _over(run: xr.Dataset, axis: str) -> Figure:
             f"The dataset has {', '.join(map(str, run.data_vars)) or 'no variables'}.",
             "Record it: sd.run(prompts, record=ip.mass).",
         )
-    # Heads first, so that layers with more heads do not count more.
+    # Average heads first, so that layers with more heads do not count more.
     keep = {"prompt", "seed", "category", axis}
     mass = run.mass.mean("head")
     mass = mass.mean([dim for dim in mass.dims if dim not in keep])
@@ -71,7 +71,7 @@ def _over(run: xr.Dataset, axis: str) -> Figure:
         axes[0, 0].set_ylim(bottom=0)
         logarithmic(axes[0, 1], "y")
         axes[0, 1].set_ylim(top=1)
-        # Behind the four categories, what the dashes mean.
+        # After the four categories, the meaning of the dashes.
         for dash, name in zip(DASHES, groups, strict=False):
             if name:
                 axes[0, 0].add_line(

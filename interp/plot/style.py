@@ -1,6 +1,6 @@
-"""How figures look, once: sizes of a paper's columns, and colours that mean the same everywhere.
+"""How figures look: sizes of a paper's columns, and colours that mean the same everywhere.
 
-Settings hold while a figure is made or saved and are put back after, so a notebook's own style is
+Settings apply while a figure is made or saved and are then restored, so a notebook's own style is
 left alone.
 """
 
@@ -24,9 +24,9 @@ COLUMN, PAGE = 3.35, 6.9
 
 KIND = "kind"
 KINDS = {"memorized": "#b2182b", "control": "#67a9cf"}
-#: Characters of a name in a legend or a title, and beside an axis.
+#: The most characters of a name in a legend or a title, and at an axis.
 LONGEST, TICK = 60, 36
-#: Before the labels of users, where matplotlib would take a "_" for "leave this out".
+#: Put before users' labels, because matplotlib leaves out those that start with "_".
 MARK = "\N{WORD JOINER}"
 
 DASHES: tuple[Any, ...] = ("-", (0, (3, 1.5)), ":", "-.")
@@ -71,17 +71,12 @@ def canvas(
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            rows,
-            columns,
-            figsize=(width, height),
-            squeeze=False,
-            layout="constrained",
-            **share,
+            rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **share
         )
-        # pyplot would keep it forever, and a notebook would show it twice.
+        # Otherwise pyplot would keep it forever, and a notebook would show it twice.
         plt.close(figure)
         yield figure, axes
-        for ax in figure.axes:  # ticks are made when they are asked for: now, under these settings
+        for ax in figure.axes:  # create the ticks now, with these settings
             ax.get_xticklabels()
             ax.get_yticklabels()
 
@@ -92,7 +87,7 @@ def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> tuple[Pat
     Example:
         >>> save(plot.roc(curve), "out/figures", "roc")
 
-    The folder is made if it is not there. Files hold no date: the same figure is the same file.
+    The folder is created if necessary. Files contain no date: equal figures give equal files.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -104,13 +99,13 @@ def save(figure: Figure, folder: str | os.PathLike[str], name: str) -> tuple[Pat
 
 
 def literal(text: object, longest: int | None = LONGEST) -> str:
-    r"""A user's text as a label of one line: no line ends or control characters, and not too long.
+    r"""A user's text as a one-line label: no line breaks or control characters, and not too long.
 
     Example:
         >>> literal("two\u2028lines"), literal("a long name", longest=6)
         ('two lines', 'a lon…')
 
-    Nothing else is changed, and under the settings of `canvas` nothing in it is parsed.
+    Nothing else is changed, and with the settings of `canvas` nothing in it is parsed.
     """
     marks = ("Cc", "Zl", "Zp")
     line = "".join(" " if unicodedata.category(mark) in marks else mark for mark in str(text))
@@ -119,7 +114,7 @@ def literal(text: object, longest: int | None = LONGEST) -> str:
 
 
 def entry(text: object) -> str:
-    """The same as the label of something drawn, for `legend`: "_" at its start hides nothing.
+    """The same as an entry for `legend`, where a leading "_" hides nothing.
 
     Example:
         >>> ax.plot(x, y, label=entry("_mine"))
@@ -128,7 +123,7 @@ def entry(text: object) -> str:
 
 
 def kinds(data: xr.DataArray | xr.Dataset) -> dict[str, xr.DataArray]:
-    """Which prompts are of each kind; one nameless kind if none is given.
+    """Which prompts are of each kind; a single nameless kind if none is given.
 
     Example:
         >>> list(kinds(run))
@@ -143,7 +138,7 @@ def kinds(data: xr.DataArray | xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def colours(names: Iterable[str]) -> dict[str, Any]:
-    """A colour for every kind: memorized and control have their own, others get the next free one.
+    """A colour for every kind: memorized and control have their own, others get the next one.
 
     Example:
         >>> colours(["memorized", "control"])["memorized"]
@@ -152,13 +147,13 @@ def colours(names: Iterable[str]) -> dict[str, Any]:
     names = list(names)
     if names == [""]:
         return {"": "#555555"}
-    # Of seaborn's palette those that resemble neither of the two.
+    # Those colours of seaborn's palette that resemble neither of the two.
     others = iter(np.array(sns.color_palette("colorblind"))[[2, 1, 4, 8, 5]].tolist())
     return {name: KINDS[name] if name in KINDS else next(others, "#555555") for name in names}
 
 
 def panels(data: xr.DataArray | xr.Dataset) -> dict[str, xr.DataArray]:
-    """One panel for each variable, by name.
+    """One panel per variable, by name.
 
     Example:
         >>> list(panels(grid[["sscd", "clipscore"]]))
@@ -170,7 +165,7 @@ def panels(data: xr.DataArray | xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def legend(figure: Figure, axes: Axes, columns: int = 4, title: str | None = None) -> None:
-    """One legend below the figure, of everything labelled on these axes.
+    """One legend below the figure, for everything labelled on these axes.
 
     Example:
         >>> legend(figure, axes[0, 0])
@@ -191,12 +186,12 @@ def logarithmic(ax: Axes, which: Literal["x", "y"] = "x", **zero: float) -> None
     change, axis = (ax.set_xscale, ax.xaxis) if which == "x" else (ax.set_yscale, ax.yaxis)
     change("symlog" if zero else "log", **zero)
     axis.set_major_formatter(lambda value, _: f"{value:g}")
-    # matplotlib labels ticks between them on short axes, as powers in mathematical notation.
+    # On short axes matplotlib also labels minor ticks, in mathematical notation.
     axis.set_minor_formatter(NullFormatter())
 
 
 def numbered(ax: Axes, data: xr.Dataset, axis: str) -> None:
-    """Ticks and label of a horizontal axis that counts layers, by name, or steps.
+    """Ticks and label of a horizontal axis of layers, by name, or of steps.
 
     Example:
         >>> numbered(axes[0, 0], run, "layer")

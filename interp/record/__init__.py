@@ -1,4 +1,4 @@
-"""Reading a running pipeline's cross-attention: recorders, the log, and its labelled dataset."""
+"""Recording a running pipeline's cross-attention: recorders, the log, and its labelled dataset."""
 
 from interp.record.log import Log, record
 from interp.record.recorders import Recorder, entropy, maps, mass, token_mass

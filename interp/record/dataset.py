@@ -1,4 +1,4 @@
-"""From what a recording kept of each run of the sampler to one labelled dataset."""
+"""From the values recorded in each run of the sampler to one labelled dataset."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from interp.text.prompt import Prompt
 
 @dataclass
 class SamplerRun:
-    """What was kept of one run of the sampler, and the batches that its steps had.
+    """The values recorded in one run of the sampler, and the batches of its steps.
 
-    They are one, unless a callback drops guidance or exchanges the prompt on the way.
+    There is one batch, unless a callback drops guidance or changes the prompt during the run.
     """
 
     number: int
@@ -33,12 +33,12 @@ class SamplerRun:
     step: int = 0
 
     def begin(self, step: int, timestep: float, batch: BatchRows) -> None:
-        """What follows is of this step, and of these rows."""
+        """Assign what follows to this step and these rows."""
         if step in self.timesteps:
             raise InterpError(
                 f"Step {step} was recorded twice in one run.",
-                "It was recorded before, and a dataset has one value for each step.",
-                "Call log.clock.restart() before the UNet is called for another batch.",
+                "A dataset has one value for each step.",
+                "Call log.clock.restart() before calling the UNet for another batch.",
             )
         self.step = step
         self.timesteps[step] = timestep
@@ -46,7 +46,7 @@ class SamplerRun:
             self.batches.append(batch)
 
     def keep(self, name: str, site: Site, values: Tensor, first: int) -> None:
-        """Keep `[row, head, ...]` of the rows from `first` on."""
+        """Store `[row, head, ...]`, the values of the rows from `first` on."""
         self.values[name, self.step, site] = (values, first, self.batches[-1])
 
 
@@ -57,28 +57,28 @@ def to_dataset(
     seeds: Sequence[int] | None = None,
     categories: Sequence[str] = CATEGORIES,
 ) -> xr.Dataset:
-    """All runs as one dataset; what a run or layer does not have is NaN.
+    """All runs as one dataset, NaN where a run or layer has no value.
 
-    Recordings of videos have an axis `frame` behind `seed`.
+    Recordings of videos have an axis `frame` after `seed`.
 
     Example:
         >>> to_dataset(log.runs, layers, {"mass": ("category",)})
 
     Args:
-        runs: what hooks kept.
+        runs: the recorded runs.
         layers: the recorded layers, in execution order.
-        names: the recorded variables, and their axes behind `head`.
+        names: the recorded variables, and their axes after `head`.
         seeds: labels of the images of each prompt; None numbers them.
-        categories: those of the keys: a transformer's image attends to itself too.
+        categories: the categories of the keys; a transformer's image also attends to itself.
 
     Raises:
-        InterpError: if nothing was kept, timesteps differ, seeds are not as many as images, or
-            something recorded is NaN.
+        InterpError: nothing was recorded, timesteps differ, the number of seeds is not that of the
+            images, or a recorded value is NaN.
     """
     if not any(run.values for run in runs):
         raise InterpError(
             "The dataset of a recording was asked for.",
-            "Nothing was recorded: the UNet was not called in the block.",
+            "Nothing was recorded: the UNet was not called inside the block.",
             "Call the pipeline inside `with record(...)`.",
         )
     places, prompts, images = _places(runs)
@@ -87,7 +87,7 @@ def to_dataset(
         raise InterpError(
             f"{len(seeds)} seeds were given for a recording.",
             f"It holds {images // frames} images of each prompt.",
-            "Give as many seeds as images.",
+            "Pass as many seeds as images.",
         )
     sizes = (len(prompts), images, len(timesteps), len(layers), max(s.heads for s in layers))
     variables = {}
@@ -118,8 +118,8 @@ Places = dict[tuple[int, BatchRows], tuple[np.ndarray, np.ndarray]]
 def _places(runs: Sequence[SamplerRun]) -> tuple[Places, list[tuple[Prompt, Prompt | None]], int]:
     """For every run and batch, the prompt and image number of its conditional rows.
 
-    The same text twice in one batch is two prompts; the same text in two runs is one prompt with
-    more images.
+    The same text twice in one batch counts as two prompts; the same text in two runs is one prompt
+    with more images.
     """
     numbers: dict[tuple, int] = {}
     prompts: list[tuple[Prompt, Prompt | None]] = []
@@ -161,7 +161,7 @@ def _timesteps(runs: Sequence[SamplerRun]) -> dict[int, float]:
                     "Cannot make one dataset of these runs.",
                     f"Step {step} is at timestep {timesteps[step]:g} in one and at {timestep:g} in "
                     "another.",
-                    "Record runs of different schedules in separate blocks.",
+                    "Record runs with different schedules in separate blocks.",
                 )
     return dict(sorted(timesteps.items()))
 
@@ -175,7 +175,7 @@ def _arrays(
     layers: Sequence[Site],
     sizes: tuple[int, ...],
 ) -> list[tuple[str, np.ndarray]]:
-    """The conditional and, if there are any, the unconditional rows of one variable."""
+    """One variable for the conditional rows and, if there are any, for the unconditional rows."""
     step_place = {step: place for place, step in enumerate(steps)}
     layer_place = {site: place for place, site in enumerate(layers)}
     kept = [
@@ -193,7 +193,7 @@ def _arrays(
         if np.isnan(numbers).any():
             raise InterpError(
                 f"{name} of layer {site.name} was recorded in step {step}.",
-                "It holds NaN, because something overflowed; in a dataset NaN stands for a head "
+                "It contains NaN, because something overflowed; in a dataset NaN stands for a head "
                 "that does not exist.",
                 "Run the model in float32 or bfloat16, or patch more gently.",
             )
@@ -202,7 +202,7 @@ def _arrays(
         if uncond is not None and rows.uncond and first == 0:
             other = numbers[: rows.uncond].copy()
             if "category" in dims:
-                # Nothing can be said of rows whose categories are unknown.
+                # The categories of these rows are unknown.
                 other[[row for row in range(rows.uncond) if rows.prompts[row] is None]] = np.nan
             uncond[at] = other
     return [("", cond)] if uncond is None else [("", cond), ("_uncond", uncond)]
@@ -245,7 +245,7 @@ def _of_prompts(prompts: Sequence[tuple[Prompt, Prompt | None]], positions: bool
 def _with_image(
     coords: dict[str, Any], categories: Sequence[str], run: SamplerRun
 ) -> dict[str, Any]:
-    """The categories with those of the image, and how many keys it has."""
+    """The categories including that of the image, and the number of its keys."""
     height, width = next(iter(run.sizes.values()))
     found: dict[str, Any] = {"category": list(categories)}
     for name in ("tokens", "tokens_uncond"):

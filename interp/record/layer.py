@@ -1,4 +1,4 @@
-"""What one layer attended to, worked out again from its projections and its mask."""
+"""One layer's attention, recomputed from its projections and its mask."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def probabilities(
     scale: float,
     bias: Float[Tensor, "row head 1 position"] | None,
 ) -> Float[Tensor, "row head query position"]:
-    """Attention probabilities, in float32 whatever the model's dtype. Call it outside of autocast.
+    """Attention probabilities in float32, whatever the model's dtype. Call it outside autocast.
 
     Example:
         >>> probabilities(queries, keys, attention.scale, None).sum(-1)     # all ones
     """
-    # Scaling the few keys is cheaper than scaling the many logits, and copying them in the order
-    # in which the product reads them cheaper than letting it jump.
+    # Scaling the few keys is cheaper than scaling the many logits, and so is copying them into the
+    # order in which the product reads them.
     columns = rearrange(keys.float() * scale, "row head position inner -> row head inner position")
     logits = queries.float() @ columns.contiguous()
     return torch.softmax(logits if bias is None else logits + bias, dim=-1)
@@ -34,8 +34,8 @@ def probabilities(
 def keys_of(
     attention: Any, text: Float[Tensor, "row position channel"]
 ) -> Float[Tensor, "row head position inner"]:
-    """The keys of a layer, patches of single heads included: `keys_of(layer, embeds)`."""
-    # Calling the module, not its forward: patches of single heads are hooks on it.
+    """The keys of a layer, including patches of single heads: `keys_of(layer, embeds)`."""
+    # Call the module, not its forward: patches of single heads are hooks on it.
     projected = (
         attention.to_kv(text).chunk(2, dim=-1)[0] if is_fused(attention) else attention.to_k(text)
     )
@@ -47,7 +47,7 @@ def keys_of(
 def bias_of(
     attention: Any, mask: Tensor | None, rows: int, length: int, piece: slice
 ) -> Float[Tensor, "row head 1 position"] | None:
-    """What a layer's mask adds to the logits of some of its rows, or None."""
+    """What a layer's mask adds to the logits of a piece of its rows, or None."""
     if mask is None:
         return None
     prepared = attention.prepare_attention_mask(mask, length, rows)
@@ -57,10 +57,10 @@ def bias_of(
 
 
 def grid(queries: int, sample: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a layer with so many queries, in a UNet that halves its sample.
+    """Height and width of a layer with this number of queries, in a UNet that halves its sample.
 
     Raises:
-        InterpError: they make no such grid.
+        InterpError: the queries do not form such a grid.
     """
     height, width = sample
     while height * width > queries:
@@ -68,8 +68,8 @@ def grid(queries: int, sample: tuple[int, int]) -> tuple[int, int]:
         height, width = (height + 1) // 2, (width + 1) // 2
     if height * width != queries:
         raise InterpError(
-            f"A layer with {queries} queries was to be recorded.",
-            f"They are no grid of a sample of {sample[0]} x {sample[1]}: tokens were merged.",
+            f"Cannot record a layer with {queries} queries.",
+            f"They do not form a grid of a {sample[0]} x {sample[1]} sample: tokens were merged.",
             "Record without token merging, or merge with merge_crossattn=False.",
         )
     return height, width

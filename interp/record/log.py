@@ -1,9 +1,8 @@
 """Recording cross-attention of a stock pipeline, without touching its processors.
 
-After each cross-attention layer ran, its probabilities are worked out again from its queries and
-from what it was given, patches and masks included, and reduced at once. So the record is that of
-the layer whichever attention kernel it uses, costs a few per cent, and never holds a map unless
-`maps` is asked for.
+After each cross-attention layer has run, its probabilities are recomputed from its queries and its
+inputs, including patches and masks, and reduced at once. So the recording is right for any
+attention kernel, costs a few per cent, and never holds a map unless `maps` is asked for.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from interp.denoiser.transformer_rows import reader_of
 from interp.errors import InterpError
 from interp.record.dataset import SamplerRun, to_dataset
 from interp.record.layer import bias_of, grid, keys_of, probabilities
-from interp.record.recorders import Recorder, Seen, distinct, mass
+from interp.record.recorders import LayerAttention, Recorder, distinct, mass
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.results.provenance import describe, stamp
 from interp.text.categories import CATEGORIES
@@ -41,11 +40,11 @@ from interp.text.prompt import Prompt
 from interp.transformer.family import family
 
 CHUNK = 2**24
-"""Probabilities held at once, in numbers: rows of a batch are reduced in pieces of this size."""
+"""The number of probabilities held at once: rows of a batch are reduced in pieces of this size."""
 
 
 class Log:
-    """What was recorded so far; `dataset()` gives it as a labelled dataset.
+    """What has been recorded; `dataset()` returns it as a labelled dataset.
 
     Example:
         >>> with record(pipe, mass) as log:
@@ -97,17 +96,17 @@ class Log:
             hooks.after(layer, partial(self._see, site))
 
     def dataset(self, seeds: Seeds | None = None) -> xr.Dataset:
-        """The record as `variable(prompt, seed, step, layer, head, ...)`, float32.
+        """The recording as `variable(prompt, seed, step, layer, head, ...)`, float32.
 
         Example:
             >>> log.dataset(seeds=range(4))
 
-        Rows of one prompt, also in several pipeline calls, are its seeds, numbered from 0 unless
-        `seeds` names them. Unconditional rows are variables of their own (`mass_uncond`), each
-        beside the conditional row it was denoised with.
+        The rows of a prompt, even across pipeline calls, are its seeds, numbered from 0 unless
+        `seeds` labels them. Unconditional rows are separate variables (`mass_uncond`), each at the
+        place of the conditional row it was denoised with.
 
         Raises:
-            InterpError: if nothing was recorded, or runs had different timesteps.
+            InterpError: nothing was recorded, or runs had different timesteps.
         """
         names = {recorder.name: recorder.dims for recorder in self.recorders}
         labels = None if seeds is None else chosen_seeds(seeds)
@@ -123,7 +122,7 @@ class Log:
             self.runs.append(SamplerRun(clock.run))
             self._first = self.kept
             if not self.facts:
-                # Once: diffusers looks for dtype and device among all modules, which takes a while.
+                # Only once: diffusers searches all modules for dtype and device, which is slow.
                 self.facts = {**describe(self.pipe), "patches": patches_on(self.pipe)}
         run = self.runs[-1]
         if len(run.timesteps) == 1:
@@ -137,18 +136,18 @@ class Log:
         return sample.shape[-2], sample.shape[-1]
 
     def _end(self, *call: Any) -> None:
-        """A UNet call is over. Under gradient checkpointing its layers run again afterwards."""
+        """A UNet call is over. Under gradient checkpointing its layers will run again later."""
         if self._under_way:
             self._thread = None
 
     @property
     def _under_way(self) -> bool:
-        """Whether it is a call of ours that runs a layer: other threads may share the UNet."""
+        """Whether the layer runs in a call being recorded: other threads may share the UNet."""
         return self._thread == threading.get_ident()
 
     @torch.no_grad()
     def _see(self, site: Site, attention: Any, args: tuple, kwargs: dict, output: Any) -> None:
-        """After a layer ran: work out its probabilities, and keep what recorders make of them."""
+        """After a layer ran: recompute its probabilities, and store what the recorders return."""
         if not self._under_way:
             return
         must_follow(site, attention, args, kwargs, output)
@@ -170,7 +169,7 @@ class Log:
                 bias = bias_of(
                     attention, kwargs.get("attention_mask"), len(text), text.shape[1], piece
                 )
-                seen = Seen(
+                seen = LayerAttention(
                     site,
                     probabilities(queries[piece], keys[piece], attention.scale, bias),
                     category[piece],
@@ -183,7 +182,7 @@ class Log:
             self._keep(name, site, torch.cat(pieces), first)
 
     def _catch(self, site: Site, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        """Queries are large and no patch changes them, so the layer's own are taken."""
+        """Catch the layer's own queries: they are expensive, and no patch changes them."""
         if self._under_way:
             self._caught[site] = (module, output.detach())
 
@@ -200,7 +199,7 @@ class Log:
         return rearrange(queries, split, head=attention.heads)
 
     def _codes(self, batch: BatchRows, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The rows' categories where the layer runs, fetched once per batch."""
+        """The rows' categories on the layer's device, moved there once per batch."""
         if self._known[0] is not batch:
             self._known = (batch, batch.category.to(device), batch.members.to(device))
         return self._known[1:]
@@ -211,16 +210,16 @@ class Log:
             raise InterpError(
                 f"Cannot record {name} of layers {layer} and {site.name} together.",
                 f"They have shapes {shape} and {tuple(values.shape[2:])}.",
-                "Choose layers of one resolution (layers='up.1'), or resample: maps(size=16).",
+                "Choose layers with one resolution (layers='up.1'), or resample: maps(size=16).",
             )
         self.kept += values.numel() * values.element_size()
         if self.kept > self.budget:
             self._refuse(self.kept, "is")
-        # Small records stay on the device: fetching each would wait for the GPU every time.
+        # Small values stay on the device: moving each one would synchronise with the GPU.
         self.runs[-1].keep(name, site, values if values.ndim < 5 else values.cpu(), first)
 
     def _project(self, steps: int) -> None:
-        """After the first step of a run it is known what the whole run will take."""
+        """After the first step of a run, check the memory that the whole run will take."""
         total = self._first + (self.kept - self._first) * steps
         if total > self.budget:
             self._refuse(total, "would be")
@@ -254,18 +253,18 @@ def record(
 
     Args:
         pipe: a Stable Diffusion 1.x, 2.x or SDXL pipeline.
-        recorders: what to record; `mass` if nothing is named.
-        tokens: the conditional prompts, where the pipeline is called with `prompt_embeds`.
-        negative: the unconditional prompts, where the pipeline does not encode them itself;
-            without them what depends on their categories is NaN.
+        recorders: what to record; by default `mass`.
+        tokens: the conditional prompts, if the pipeline is called with `prompt_embeds`.
+        negative: the unconditional prompts, if the pipeline does not encode them itself; without
+            them, whatever depends on their categories is NaN.
         guided: whether batches have unconditional rows; None asks the pipeline.
         layers: where to record (see `layers.select`).
         uncond: whether to record unconditional rows too, which doubles the cost.
-        budget: bytes that the record may take.
+        budget: the bytes that the recording may take.
 
     Raises:
-        InterpError: for pipelines that can not be recorded, unknown prompts, recorders of one name,
-            a record that would exceed the budget.
+        InterpError: the pipeline can not be recorded, prompts are unknown, two recorders have the
+            same name, or the recording would exceed the budget.
     """
     chosen = distinct(recorders or (mass,))
     pipe = stock(pipe)
@@ -278,7 +277,7 @@ def record(
 
 
 def transformer_log() -> type[Log]:
-    """The log of transformers, whose file imports this one."""
+    """The log for transformers, whose file imports this one."""
     from interp.record.transformer import TransformerLog
 
     return TransformerLog

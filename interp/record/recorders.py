@@ -1,8 +1,8 @@
 """What can be recorded of cross-attention: each recorder reduces the probabilities at once.
 
-A full attention map of SD 1.4 takes 66 MB per step in float16; its mass per token category takes
-2 KB. Recorders are values: `mass`, `entropy` and `token_mass` are three of them, `maps(...)` makes
-one that keeps space, which is why it is opt-in and stands under a memory budget.
+The attention maps of SD 1.4 take 66 MB per step in float16; their mass per token category takes
+2 KB. Recorders are values: `mass`, `entropy` and `token_mass` are three of them; `maps(...)` makes
+one that keeps space, which is why it is opt-in and subject to a memory budget.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from interp.results.axes import POSITION, SPACE
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """Cross-attention of some rows at one layer in one step.
+class LayerAttention:
+    """The cross-attention of some rows at one layer in one step.
 
     Attributes:
         probabilities: float32, softmax over the key positions.
-        category: category code of every key position, -1 where it is not known.
-        members: the same as a 1 in the category's column.
+        category: the category code of every key position, -1 where unknown.
+        members: the same, one-hot.
         size: height and width of the queries' grid.
     """
 
@@ -48,11 +48,11 @@ class Seen:
 
 @runtime_checkable
 class Recorder(Protocol):
-    """Anything that reduces what was seen to `[row, head, *dims]`, of the same size every time.
+    """Anything that reduces a layer's attention to `[row, head, *dims]`, always of the same size.
 
     Attributes:
         name: the variable's name in the dataset.
-        dims: axis names behind row and head.
+        dims: the names of the axes after row and head.
         layers: where to record; None is everywhere.
     """
 
@@ -62,7 +62,7 @@ class Recorder(Protocol):
     def dims(self) -> tuple[str, ...]: ...
     @property
     def layers(self) -> Selector: ...
-    def __call__(self, seen: Seen) -> Float[Tensor, "row head ..."]: ...
+    def __call__(self, seen: LayerAttention) -> Float[Tensor, "row head ..."]: ...
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ class Mass:
 
     Example:
         >>> run = sd.run(a, record=ip.mass)
-        >>> run.mass / run.tokens        # per token: pads win sums by being many
+        >>> run.mass / run.tokens        # per token: pads dominate sums by sheer number
     """
 
     name: str = "mass"
     dims: tuple[str, ...] = ("category",)
     layers: Selector = None
 
-    def __call__(self, seen: Seen) -> Float[Tensor, "row head category"]:
+    def __call__(self, seen: LayerAttention) -> Float[Tensor, "row head category"]:
         return seen.mean @ seen.members
 
 
@@ -95,7 +95,7 @@ class TokenMass:
     dims: tuple[str, ...] = (POSITION,)
     layers: Selector = None
 
-    def __call__(self, seen: Seen) -> Float[Tensor, "row head position"]:
+    def __call__(self, seen: LayerAttention) -> Float[Tensor, "row head position"]:
         return seen.mean
 
 
@@ -103,7 +103,7 @@ class TokenMass:
 class Entropy:
     """Entropy of each query's attention over positions, in nats, averaged over queries.
 
-    Ren et al. (ECCV 2024) take the entropy of the averaged attention instead; that follows from
+    Ren et al. (ECCV 2024) take the entropy of the averaged attention instead; compute that from
     `token_mass`.
 
     Example:
@@ -114,7 +114,7 @@ class Entropy:
     dims: tuple[str, ...] = ()
     layers: Selector = None
 
-    def __call__(self, seen: Seen) -> Float[Tensor, "row head"]:
+    def __call__(self, seen: LayerAttention) -> Float[Tensor, "row head"]:
         nats = torch.special.entr(seen.probabilities)
         summed = reduce(nats, "row head query position -> row head query", "sum")
         return reduce(summed, "row head query -> row head", "mean")
@@ -122,7 +122,7 @@ class Entropy:
 
 @dataclass(frozen=True)
 class Maps:
-    """Attention maps in space, per category or per position. Made by `maps`."""
+    """Spatial attention maps, per category or per position. Made by `maps`."""
 
     by: str = "category"
     size: tuple[int, int] | None = None
@@ -136,7 +136,7 @@ class Maps:
     def dims(self) -> tuple[str, ...]:
         return (self.by, *SPACE)
 
-    def __call__(self, seen: Seen) -> Float[Tensor, "row head key y x"]:
+    def __call__(self, seen: LayerAttention) -> Float[Tensor, "row head key y x"]:
         maps = seen.probabilities
         if self.by == "category":
             maps = einsum(
@@ -155,19 +155,19 @@ class Maps:
 
 
 def distinct(recorders: Sequence[Any]) -> tuple[Recorder, ...]:
-    """The recorders, or an error where one is none or two would write to one variable.
+    """The recorders, checked to be recorders with distinct names.
 
     Example:
         >>> distinct((mass, entropy))
 
     Raises:
-        InterpError: for what is no recorder, and for two of one name.
+        InterpError: something is not a recorder, or two have the same name.
     """
     for recorder in recorders:
         if not isinstance(recorder, Recorder):
             raise InterpError(
                 f"{recorder!r} was given as a recorder.",
-                "Recorders are mass, entropy, token_mass, and what maps(...) returns.",
+                "Recorders are mass, entropy, token_mass, and whatever maps(...) returns.",
                 "Pass one of them; maps must be called: maps(layers='up.1').",
             )
     names = [recorder.name for recorder in recorders]
@@ -175,7 +175,7 @@ def distinct(recorders: Sequence[Any]) -> tuple[Recorder, ...]:
     if twice:
         raise InterpError(
             f"The recorders {', '.join(names)} were given.",
-            f"Several would write the variable {', '.join(twice)}.",
+            f"Several of them would write the variable {', '.join(twice)}.",
             "Record them separately: with record(...) as a, record(...) as b.",
         )
     return tuple(recorders)
@@ -191,7 +191,7 @@ def maps(
     size: int | tuple[int, int] | None = None,
     layers: Selector = None,
 ) -> Maps:
-    """A recorder of attention maps in space: `maps(..., category or position, y, x)`.
+    """A recorder of spatial attention maps: `maps(..., category or position, y, x)`.
 
     Example:
         >>> with record(pipe, maps(layers="up.1")) as log:
@@ -201,7 +201,7 @@ def maps(
     Args:
         by: one map per token category, or one per position.
         size: resample all layers to this height and width; None keeps the layers' own, which must
-            then be one and the same.
+            then all be equal.
         layers: where to record (see `layers.select`).
 
     Memory grows with steps, layers, heads and pixels: `record` refuses to exceed its budget.

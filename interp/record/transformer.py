@@ -1,8 +1,8 @@
 """Recording what a transformer's image attends to: the text's categories, and itself.
 
-As for a UNet, each layer's probabilities are worked out again after it ran and reduced at once, in
-pieces of rows and heads: a map of 4,096 queries and 4,429 keys takes 73 MB a head. What the text
-attends to is not recorded, nor are second calls within a step (FLUX's unconditional ones).
+As for a UNet, each layer's probabilities are recomputed after it has run and reduced at once, in
+pieces of rows and heads: a map of 4,096 queries and 4,429 keys takes 73 MB per head. What the text
+attends to is not recorded, and neither are second calls within a step (FLUX's unconditional ones).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from interp.denoiser.layers import Site
 from interp.denoiser.transformer_rows import TransformerReader
 from interp.record import log
 from interp.record.layer import probabilities
-from interp.record.recorders import Seen
+from interp.record.recorders import LayerAttention
 from interp.results.axes import POSITION
 from interp.text.categories import CATEGORIES
 from interp.transformer.family import family
@@ -30,7 +30,7 @@ IMAGE = len(CATEGORIES)
 
 
 class TransformerLog(log.Log):
-    """What was recorded of a transformer; categories are those of the text, and `image`.
+    """What has been recorded of a transformer; the categories are those of the text, and `image`.
 
     Example:
         >>> with record(sd3, mass) as log:
@@ -51,7 +51,7 @@ class TransformerLog(log.Log):
 
     def _sample_size(self, args: tuple, kwargs: dict) -> tuple[int, int]:
         places = kwargs.get("img_ids")
-        if places is not None:  # FLUX packs its latents, and says where each piece stands
+        if places is not None:  # FLUX packs its latents, and passes the place of each piece
             rows, columns = (places[..., axis].max() - places[..., axis].min() for axis in (1, 2))
             return int(rows) + 1, int(columns) + 1
         sample = args[0] if args else kwargs["hidden_states"]
@@ -88,7 +88,7 @@ class TransformerLog(log.Log):
                     bias = None if seen.bias is None else seen.bias[row].float()
                     if bias is not None and bias.shape[1] > 1:
                         bias = bias[:, head]
-                    piece = Seen(
+                    piece = LayerAttention(
                         replace(site, heads=head.stop - head.start),
                         probabilities(
                             seen.queries[row, head], seen.keys[row, head], seen.scale, bias

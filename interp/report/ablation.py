@@ -1,6 +1,6 @@
-"""The paper's sections 3 and 4 on any model: what is left of an image when embeddings are edited.
+"""The paper's sections 3 and 4 for any model: what is left of an image when embeddings are edited.
 
-Tables and figures of a sweep over edits and of the unedited runs; nothing is generated here.
+Tables and figures from a sweep over edits and the unedited runs; nothing is generated here.
 """
 
 from pathlib import Path
@@ -24,17 +24,17 @@ COLUMNS = 8
 def ablation(
     session: Session, grid: xr.Dataset, unedited: xr.Dataset, out: Path, keeps: float
 ) -> None:
-    """Write the ablation's tables, and its figures into `figures/`.
+    """Write the ablation's tables, and its figures to `figures/`.
 
     Example:
         >>> ablation(sd, generate(sd, cases, ...), observe(sd, cases, ...), Path("out"), 0.5)
 
     Args:
-        session: whose text encoder is shown.
+        session: its text encoder is shown.
         grid: from `generate`, with all edits.
-        unedited: of the same prompts, from `observe`.
-        out: the folder, which is made if it is not there.
-        keeps: similarity from which on an image counts as kept.
+        unedited: from `observe`, with the same prompts.
+        out: the folder, created if necessary.
+        keeps: the similarity from which an image counts as kept.
     """
     out.mkdir(parents=True, exist_ok=True)
     table(grid, out, keeps)
@@ -44,7 +44,7 @@ def ablation(
 
 
 def values(grid: xr.Dataset) -> dict[str, xr.DataArray]:
-    """What the table and the bars show, by name."""
+    """The values in the table and the bars, by name."""
     found = {"to unedited": grid[SIMILAR].sel(reference="baseline", drop=True)}
     training = grid[SIMILAR].sel(reference="training", drop=True)
     if bool(training.notnull().any()):
@@ -57,9 +57,9 @@ def values(grid: xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def table(grid: xr.Dataset, out: Path, keeps: float) -> pd.DataFrame:
-    """Write `ablation.csv`, `.md` and `.tex`, and return the table to read.
+    """Write `ablation.csv`, `.md` and `.tex`, and return the readable table.
 
-    Where it is known how often training images were shown, also `levels`: similarity to them.
+    If it is known how often training images were shown, also write `levels`: similarity to them.
     """
     shown = values(grid)
     long = tables.effects(grid, shown)
@@ -73,7 +73,7 @@ def table(grid: xr.Dataset, out: Path, keeps: float) -> pd.DataFrame:
 
 
 def levels_known(grid: xr.Dataset) -> bool:
-    """Whether the numbers of views are known, and differ."""
+    """Whether the numbers of views are known and differ."""
     return bool((grid.views != UNKNOWN).all()) and len(np.unique(grid.views)) > 1
 
 
@@ -90,7 +90,7 @@ def figures(session: Session, grid: xr.Dataset, unedited: xr.Dataset) -> dict[st
         drawn[f"images_{kind}"] = plot.image_grid(of.image.isel(seed=0))
     if levels_known(grid):
         drawn["views"] = plot.views_curve(shown["to training image"].sel(patch="none"))
-    # Its heads are averaged already, and the figures expect the axis.
+    # Heads are already averaged, but the figures expect the axis.
     attention = unedited[["mass", "tokens"]].expand_dims(head=1)
     drawn["mass_over_steps"] = plot.mass_over_steps(attention)
     drawn["mass_over_layers"] = plot.mass_over_layers(attention)

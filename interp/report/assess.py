@@ -1,17 +1,17 @@
-"""What follows from the numbers of a report: the verdicts, and what drives memorization.
+"""Conclusions from the numbers of a report: the verdicts, and what drives memorization.
 
-The rule of the verdict, which the report also prints:
+The rule for the verdict, which the report also prints:
 
-- Where the training image is known: *memorized* if at least half of the unedited images are copies
-  of it (similarity at or above the threshold), *unclear* if fewer but at least one are, or if all
-  seeds give one image that is another (perhaps another prompt's).
-- Elsewhere two signs are asked for: the images of different seeds are copies of one another (median
-  over pairs at or above the threshold), and at least half of the detectors are above the level that
-  controls set: those of the model's calibration, or where it has none those of the report. Both:
-  *memorized*; one: *unclear*. Without controls there is only the first sign, which alone is never
-  more than *unclear*.
+- If the training image is known: *memorized* if at least half of the unedited images are copies of
+  it (similarity at or above the threshold), *unclear* if at least one is, or if all seeds give the
+  same image but a different one (perhaps another prompt's).
+- Otherwise there are two criteria: the images of different seeds are copies of one another (median
+  over pairs at or above the threshold), and at least half of the detectors are above the threshold
+  set by controls: those of the model's calibration or, without one, those of the report. Both:
+  *memorized*; one: *unclear*. Without controls only the first criterion is left, which alone never
+  gives more than *unclear*.
 
-How a prompt is listed never enters its own verdict, except that controls set the detectors' level.
+How a prompt is listed does not affect its verdict, except that controls set detectors' thresholds.
 """
 
 from collections.abc import Mapping
@@ -35,16 +35,16 @@ def assess(
 
     Args:
         data: with `similarity`, `alike`, `score`, `edit_similarity`, and `kind` on the prompts.
-        threshold: similarity from which on images are copies.
-        levels: thresholds by detector; by default those that the data's own controls set.
+        threshold: the similarity from which images are copies.
+        levels: thresholds by detector; by default those set by the data's own controls.
 
     Returns:
         The dataset with `copied(prompt)`, the share of unedited images that are copies of the
-        training image (NaN where it is unknown); `detector_threshold(detector)` (NaN without
-        controls) and `flagged(prompt, detector)`; `verdict(prompt)`; `kept(prompt, patch,
-        edit_seed)`, the similarity to the training image, or to the unedited one where that is not
-        known; and `phi(player, prompt)`, each category's Shapley share of it (NaN where an edit
-        does not apply or was not made).
+        training image (NaN if it is unknown); `detector_threshold(detector)` (NaN without controls)
+        and `flagged(prompt, detector)`; `verdict(prompt)`; `kept(prompt, patch, edit_seed)`, the
+        similarity to the training image or, if unknown, to the unedited one; and
+        `phi(player, prompt)`, each category's Shapley share of it (NaN if an edit does not apply or
+        was not run).
     """
     training = data.edit_similarity.sel(reference="training", drop=True)
     baseline = data.edit_similarity.sel(reference="baseline", drop=True)
@@ -68,7 +68,7 @@ def assess(
 
 
 def _levels(data: xr.Dataset, given: Mapping[str, float] | None) -> xr.DataArray:
-    """For every detector the level that no control reaches, or as few as calibration allows."""
+    """For every detector the threshold exceeded by no control, or as few as calibration allows."""
     if given is not None:
         return xr.DataArray([given[str(name)] for name in data.detector.values], dims="detector")
     controls = data.score.mean("seed").isel(prompt=np.flatnonzero(data.kind.values == "control"))
@@ -80,7 +80,7 @@ def _levels(data: xr.Dataset, given: Mapping[str, float] | None) -> xr.DataArray
 
 
 def _shares(kept: xr.DataArray) -> xr.DataArray:
-    """Shapley values of the removals, which are all coalitions of the players."""
+    """Shapley values from the removals, which cover all coalitions of the players."""
     missing = [
         tuple(player for player, present in zip(PLAYERS, row, strict=True) if not present)
         for row in coalitions(len(PLAYERS))

@@ -1,7 +1,7 @@
-"""Which prompts a report is about: memorized ones, controls, and what is known of them.
+"""The prompts of a report: memorized ones and controls, and what is known about them.
 
-The embedded model brings its own table, where memorization is known. For any other model there are
-two prompt files, and memorized is what their author says.
+The embedded model brings its own table, in which memorization is known. For any other model there
+are two prompt files, and their author says which are memorized.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ HELD_OUT = f"{FOLDER}/held_out.csv"
 EVERY = 1000
 """More levels of views than there are."""
 UNKNOWN = -1
-"""Views of an image where the number is unknown."""
+"""The number of views if it is unknown."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt: what it is, its training image if there is one, and how often that was shown."""
+    """One prompt: its kind and, if known, its training image and how often that was shown."""
 
     text: str
     kind: str
@@ -34,7 +34,7 @@ class Case:
 
 
 def chosen(memorized: Path | None, controls: Path | None, limit: int | None) -> list[Case]:
-    """The prompts of the files, or those of the embedded model where no file is given.
+    """The prompts in the files, or those of the embedded model if there are no files.
 
     Example:
         >>> chosen(None, None, limit=8)
@@ -43,15 +43,15 @@ def chosen(memorized: Path | None, controls: Path | None, limit: int | None) -> 
 
 
 def known(limit: int | None = None, levels: int = 3) -> list[Case]:
-    """The embedded model's captions of its most shown levels (all memorized), and as many controls.
+    """The embedded model's most shown captions (all memorized), and as many controls.
 
     Example:
         >>> [case.kind for case in known(limit=1)]
         ['memorized', 'control']
 
     Args:
-        limit: at most this many of each kind, taken from the levels in turn.
-        levels: how many levels of views to take from.
+        limit: the most prompts of each kind, taken from the levels in turn.
+        levels: how many of the highest numbers of views to take from.
 
     Raises:
         InterpError: there is no embedded model.
@@ -73,7 +73,7 @@ def known(limit: int | None = None, levels: int = 3) -> list[Case]:
 
 
 def population(limit: int | None = None) -> list[Case]:
-    """The embedded model's titles at every level of views, its controls, and titles it never saw.
+    """The embedded model's titles with any number of views, its controls, and titles it never saw.
 
     Example:
         >>> {case.kind for case in population(limit=1)}
@@ -95,7 +95,7 @@ def population(limit: int | None = None) -> list[Case]:
 
 
 def top(cases: Sequence[Case], levels: int = 2) -> list[Case]:
-    """The cases without memorized ones of lower levels of views, of which some are no copies.
+    """The cases without memorized ones that were shown less often, some of which are not copied.
 
     Example:
         >>> sorted({case.views for case in top(population()) if case.kind == "memorized"})[:1]
@@ -108,14 +108,14 @@ def top(cases: Sequence[Case], levels: int = 2) -> list[Case]:
 def from_files(
     memorized: str | Path, controls: str | Path | None = None, limit: int | None = None
 ) -> list[Case]:
-    """Prompts of one or two files, the first said to be memorized.
+    """The prompts in one or two files; those in the first are said to be memorized.
 
     Example:
         >>> from_files("extended_mv_458_sd1.csv", "controls.txt", limit=16)
 
     Args:
         memorized, controls: files for `read_prompts`.
-        limit: at most this many groups of each, the first prompt of each group before second ones.
+        limit: the most prompts of each kind; every group's first prompt comes before any second.
     """
     cases = []
     for path, kind in ((memorized, "memorized"), (controls, "control")):
@@ -138,7 +138,7 @@ def from_files(
 
 
 def first_of_each_group(rows: Sequence[PromptRow]) -> list[int]:
-    """Row numbers, so ordered that any number of leading ones has as many groups as possible."""
+    """Row numbers, ordered so that any leading part covers as many groups as possible."""
     seen: dict[str, int] = {}
     turns = []
     for number, row in enumerate(rows):
@@ -148,30 +148,30 @@ def first_of_each_group(rows: Sequence[PromptRow]) -> list[int]:
 
 
 def views(row: PromptRow) -> int:
-    """How often the training image was shown, where the file has a column `views`."""
+    """How often the training image was shown, if the file has a column `views`."""
     found = str(row.columns.get("views") or "")
     return int(found) if found.isdigit() else UNKNOWN
 
 
 def ordinary(model: str, controls: Path | None) -> list[str]:
-    """Prompts that are not memorized: the file's, or the embedded model's own.
+    """Prompts that are not memorized: those in the file, or the embedded model's own.
 
-    Those are the titles that its training never saw, where its build wrote them down, or else its
+    The latter are the titles that its training never saw, if its build recorded them, or else its
     controls, which were shown once.
 
     Example:
         >>> ordinary("embedded", None)[:1]
 
     Raises:
-        InterpError: there is no file, and the model is not the embedded one.
+        InterpError: there is no file, and the model is not an embedded one.
     """
     if controls is not None:
         return list(dict.fromkeys(read_prompts(controls).texts))
     if not is_embedded(model):
         raise InterpError(
             f"Prompts that {model} has not memorized were asked for.",
-            "Only the embedded model brings some.",
-            "Give a file of them: --controls controls.csv.",
+            "Only the embedded model brings its own.",
+            "Pass a file: --controls controls.csv.",
         )
     try:
         return list(read_prompts(data_file(HELD_OUT)).texts)
@@ -180,7 +180,7 @@ def ordinary(model: str, controls: Path | None) -> list[str]:
 
 
 def suspects(model: str, prompts: Path | None) -> list[str]:
-    """Prompts that are memorized: the file's, or the embedded model's own, or none.
+    """Prompts that are memorized: those in the file, the embedded model's own, or none.
 
     Example:
         >>> len(suspects("embedded", None))

@@ -1,7 +1,7 @@
 """Everything a report shows, as one dataset: the step that needs the model.
 
-Edited images come from a sweep, so a kill loses at most one prompt of them; the unedited runs are
-recorded prompt by prompt and reduced at once, so memory does not grow with the list.
+Edited images come from a sweep, so being killed costs at most one prompt; the unedited runs are
+recorded and reduced prompt by prompt, so memory does not grow with the list.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ OF_EDITS = {
     "edit_alike": "alike",
     "edit_fidelity": "clipscore",
 }
-"""The report's names for what the sweep over edits holds."""
+"""The report's names for the variables of the sweep over edits."""
 
 
 def collect(
@@ -74,11 +74,11 @@ def collect(
 
     Args:
         session: pipeline and settings, with at least 3 steps and with guidance.
-        cases: prompts with what is known of them.
-        store: of the sweep over edits, `*.zarr`; the same call continues it after a kill, and one
-            that `generate` has filled for other figures is taken as it is.
-        similarity: between two images, large where they are alike.
-        threshold: similarity from which on one is a copy of the other.
+        cases: the prompts and what is known about them.
+        store: the store of the sweep over edits, `*.zarr`; the same call resumes it, and a store
+            that `generate` filled for other figures is reused.
+        similarity: between two images, large if they are alike.
+        threshold: the similarity from which one image is a copy of the other.
         fidelity: a CLIPScore, if there is one.
         edits: by name; by default `report.edits()`.
         seeds: unedited images of each prompt, on which verdicts rest.
@@ -89,19 +89,19 @@ def collect(
 
     Returns:
         Over `prompt`, `seed`, `patch`, `edit_seed`, `step`, `layer`, `category`, `position`,
-        `detector` and the axes of images; see `report/assess.py` for what is concluded, and
-        `report/where.py` for what is traced.
+        `detector` and the axes of images; see `report/assess.py` for the conclusions, and
+        `report/where.py` for the causal traces.
 
     Raises:
-        InterpError: there are no prompts, or too few steps or seeds, or the calibration is of
+        InterpError: there are no prompts, or too few steps or seeds, or the calibration is for
             another model or other settings.
     """
     if not cases or seeds < 2 or edited < 2 or session.steps < FEWEST_STEPS or not session.guided:
         raise InterpError(
             f"A report on {len(cases)} prompts with {seeds} and {edited} seeds, {session.steps} "
             f"steps and guidance {session.guidance} was asked for.",
-            f"It takes a prompt, two seeds of each, {FEWEST_STEPS} steps, and guidance above 1.",
-            "Likeness across seeds needs two of them, and detectors need guidance.",
+            f"It needs a prompt, two seeds of each, {FEWEST_STEPS} steps, and guidance above 1.",
+            "Comparing seeds needs two of them, and detectors need guidance.",
         )
     if calibration is not None:
         calibration.check(session, seeds)
@@ -141,7 +141,7 @@ def collect(
 def observe(
     session: Session, cases: Sequence[Subject], seeds: int, similarity: Metric
 ) -> xr.Dataset:
-    """The prompts as they are: images, attention and detectors' scores of each, as one dataset.
+    """The unedited prompts: images, attention and detectors' scores, as one dataset.
 
     Example:
         >>> observe(sd, cases, 4, sscd).score.mean("seed")     # (prompt, detector)
@@ -209,7 +209,7 @@ def _tokens(prompt: Prompt) -> dict[str, Any]:
 
 
 def _shown(image: Image.Image | None, size: tuple[int, int]) -> np.ndarray:
-    """The training image at the size of the generated ones, black where there is none."""
+    """The training image at the size of the generated ones; black if there is none."""
     if image is None:
         return np.zeros((*size, 3), np.uint8)
     return np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.LANCZOS))
@@ -222,7 +222,7 @@ def _of_edits(values: xr.DataArray) -> xr.DataArray:
 
 
 def edited(data: xr.Dataset) -> xr.Dataset:
-    """The sweep over edits that a report was collected from, as `generate` gives it.
+    """The sweep over edits that a report was collected from, as returned by `generate`.
 
     Example:
         >>> edited(collect(sd, cases, ...)).copy.sel(patch="h", reference="training").mean()

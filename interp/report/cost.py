@@ -1,7 +1,7 @@
-"""What a long run will cost: images, UNet rows, hours on this machine, and disk.
+"""What a long run will cost: images, UNet rows, hours on this machine, and disk space.
 
-Hours are extrapolated from two short runs, so they reflect the device, precision and image size,
-but not what else the machine will be doing.
+Hours are extrapolated from two short runs: they reflect the device, precision and image size, but
+not other load on the machine.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from interp.session import Session
 SHORT, LONG = 2, 4
 """Steps of the two timed runs."""
 BACKWARD = 2
-"""What a backward pass costs, in forward passes."""
+"""The cost of a backward pass, in forward passes."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A run's cost; `hours` are those of one process.
+    """The cost of a run; `hours` are for one process.
 
     Example:
         >>> print(cost(sd, prompts=458, seeds=10, edits=ip.paper.mitigations()))
@@ -48,11 +48,11 @@ def cost(
         >>> cost(sd, prompts=458, seeds=10, edits=ip.paper.interventions()).hours
 
     Args:
-        session: pipeline and settings, whose steps and guidance count.
+        session: pipeline and settings, including steps and guidance.
         prompts, seeds: how many.
-        edits: by name, beside the unedited image. Optimisation is counted with all its iterations,
-            each a step's rows once forward and once backward.
-        keep_images: whether they are written to the disk.
+        edits: by name, in addition to the unedited image. An optimisation counts all its
+            iterations, each one step's rows forward and backward.
+        keep_images: whether images are written to disk.
     """
     rows_a_step = 2 if session.guided else 1
     optimised = sum(getattr(edit, "iterations", 0) for edit in edits.values())

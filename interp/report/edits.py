@@ -1,7 +1,7 @@
-"""Which edits a report tries: every way to remove categories, and the mitigations.
+"""The edits that a report tries: every way to remove categories, and the mitigations.
 
-Removals are chosen so that nothing has to be generated twice: together they are all coalitions of
-words, end token and padding, so the same images that are looked at give exact Shapley values.
+The removals cover all coalitions of words, end token and padding, so the images shown also give
+exact Shapley values, and nothing is generated twice.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from interp.patch import Patch, zero
 from interp.session import Rewrite
 
 PLAYERS = ("prompt", "eot", "pad")
-"""What may drive memorization. The start token is the same for every prompt, so it never does."""
+"""What may drive memorization. The start token, equal for every prompt, can not."""
 
-#: What is removed under each edit; three of the paper's letters, and what they leave out.
+#: What each edit removes: some of the paper's letters, and the combinations it leaves out.
 REMOVED: Mapping[str, tuple[str, ...]] = {
     "c": ("prompt",),
     "f": ("eot",),
@@ -25,10 +25,10 @@ REMOVED: Mapping[str, tuple[str, ...]] = {
     "zero prompt, eot and pad": ("prompt", "eot", "pad"),
 }
 CHEAP = ("repad '!' and zero eot", "zero pad 70 %", "Ren et al.", "random token addition (RTA)")
-"""Mitigations that add no cost to an image, one of each sort."""
+"""Mitigations that do not make an image more expensive, one of each sort."""
 
 NOISE = "embedding noise"
-"""The field's mitigation that the paper does not compare."""
+"""A mitigation of the field that the paper does not compare."""
 NONE, REMOVAL, INTERVENTION, MITIGATION = "none", "removal", "intervention", "mitigation"
 
 
@@ -40,8 +40,8 @@ def edits(full: bool = False) -> dict[str, Patch | Rewrite]:
         ['c', 'f', 'h']
 
     Args:
-        full: also the paper's other interventions and mitigations and the field's other one, as
-            ablations have them, in about twice the time.
+        full: also the paper's other interventions and mitigations, and the field's other one, as in
+            ablations; takes about twice as long.
     """
     letters, compared = paper.interventions(), paper.mitigations()
     found: dict[str, Patch | Rewrite] = dict(letters) if full else {}
@@ -67,7 +67,7 @@ def role(name: str) -> str:
 
 
 def without(missing: tuple[str, ...]) -> str:
-    """The edit under which exactly these categories are missing.
+    """The edit that removes exactly these categories.
 
     Example:
         >>> without(("pad",))

@@ -1,4 +1,4 @@
-"""The report's figures: pure functions of its dataset, one column wide so that phones show them."""
+"""The report's figures: pure functions of its dataset, one column wide to fit on phones."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ KEPT, LOST = KINDS["memorized"], KINDS["control"]
 
 
 def summary(found: Findings, threshold: float) -> Figure:
-    """How close memorized prompts' images are to their training images, under each edit.
+    """How similar memorized prompts' images are to their training images, under each edit.
 
     Example:
         >>> summary(find(data), results.provenance(data)["threshold"])
 
     Args:
         found: the findings.
-        threshold: similarity from which on images are copies.
+        threshold: the similarity from which images are copies.
     """
     rows = removals(found)
     with canvas(1, 1, COLUMN, 0.87 + 0.33 * len(rows)) as (figure, axes):
@@ -37,11 +37,11 @@ def summary(found: Findings, threshold: float) -> Figure:
             ax.barh(place + 0.18, middle, 0.34, color=colour)
             if np.isfinite(low):
                 ax.plot([low, high], [place + 0.18] * 2, color="#7f7f7f", linewidth=0.9)
-            # A piece of the line for each bar: a single line would cross the words.
+            # One piece of the line per bar: a single line would cross the labels.
             ax.plot([threshold] * 2, [place - 0.04, place + 0.4], color="#7f7f7f", linewidth=1.1)
             said = f"{effect.label}: {effect.copies:.0%} copies"
             weight = "bold" if effect.role in (NONE, MITIGATION) else "normal"
-            # From the axes' edge, and without a say in their width: the longest fills the figure.
+            # Placed at the edge, and ignored by the layout: the longest label fills the figure.
             ax.text(
                 0, place - 0.06, said, va="bottom", fontsize=6.5, fontweight=weight,
                 transform=ax.get_yaxis_transform(), in_layout=False,
@@ -55,7 +55,7 @@ def summary(found: Findings, threshold: float) -> Figure:
 
 
 def where(data: xr.Dataset) -> Figure:
-    """Where and when each category acts: the mean change over the memorized prompts.
+    """Where and when each category acts: the mean change over memorized prompts.
 
     Example:
         >>> where(data)
@@ -69,7 +69,7 @@ def where(data: xr.Dataset) -> Figure:
 
 
 def attention(data: xr.Dataset, prompt: int, axis: str) -> Figure:
-    """One prompt's attention by category over steps or layers: in sum, and per token.
+    """One prompt's attention by category over steps or layers, in total and per token.
 
     Example:
         >>> attention(data, 0, "step")
@@ -77,7 +77,7 @@ def attention(data: xr.Dataset, prompt: int, axis: str) -> Figure:
     Args:
         data: the collected dataset.
         prompt: its number.
-        axis: "step" or "layer"; the other one is averaged over.
+        axis: "step" or "layer"; the other is averaged over.
     """
     of = data.isel(prompt=prompt)
     mass = of.mass.mean("layer" if axis == "step" else "step")
@@ -104,7 +104,7 @@ def _lines(ax: Axes, values: xr.DataArray, axis: str) -> None:
 
 
 def drawn(data: xr.Dataset, found: Findings) -> dict[str, Figure]:
-    """Every figure that the page shows, by file name.
+    """Every figure on the page, by file name.
 
     Example:
         >>> list(drawn(data, find(data)))[:2]

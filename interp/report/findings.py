@@ -1,7 +1,7 @@
-"""The answer of the report: how many, what drives it, what removes it, at what cost.
+"""The report's answer: how many, what drives it, what removes it, at what cost.
 
-Only arithmetic on a collected dataset, so that the words at the top of the page and the numbers
-below them cannot disagree.
+Only arithmetic on a collected dataset, so that the words at the top of the page cannot contradict
+the numbers below.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from interp.report.words import label
 from interp.results import intervals
 
 SMALLEST = 0.05
-"""If all removals together change similarity by no more than this, nothing drives it."""
+"""If all removals together change similarity by less than this, nothing drives it."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What one edit does, on average.
+    """The average effect of one edit.
 
     Attributes:
-        copies: share of the memorized prompts' images that are still copies.
-        kept: their mean similarity to the training image, with the ends of its 95 % interval.
+        copies: the share of memorized prompts' images that are still copies.
+        kept: their mean similarity to the training image, with its 95 % interval.
         fidelity, ordinary_fidelity: CLIPScore of memorized prompts and of the others.
-        diversity, ordinary_diversity: 1 minus the likeness of seeds, of the same.
-        ordinary_kept: similarity of the others' images to their unedited ones.
+        diversity, ordinary_diversity: 1 minus the likeness of seeds, likewise.
+        ordinary_kept: the similarity of the others' images to their unedited ones.
     """
 
     name: str
@@ -49,11 +49,12 @@ class Effect:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the driver acts, by the size of what removing it in single layers and steps changes.
+    """Where the driver acts, measured by the effect of removing it in single layers and steps.
 
     Attributes:
-        layer, third: where most of it is: a layer, and "first", "middle" or "last" of the steps.
-        in_layer, in_third: the shares that are there.
+        layer, third: where it acts most: a layer, and the "first", "middle" or "last" third of the
+            steps.
+        in_layer, in_third: the share of its effect there.
     """
 
     layer: str
@@ -64,13 +65,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Findings:
-    """What is said at the top of the page.
+    """The findings at the top of the page.
 
     Attributes:
-        total, memorized: prompts, and those with that verdict.
-        listed: by kind as listed, how many of how many have that verdict.
+        total, memorized: the number of prompts, and of those with that verdict.
+        listed: for each kind, how many of how many prompts are memorized.
         effects: every edit, the unedited images first.
-        shares: of what the removals take away, each category's share; empty where nothing drives.
+        shares: each category's share of the removals' effect; empty if nothing drives it.
         best: the mitigation that leaves the fewest copies.
         place: where the driver acts.
     """
@@ -174,7 +175,7 @@ def _place(data: xr.Dataset, guilty: np.ndarray, driver: str | None) -> Place | 
 
 
 def removals(found: Findings) -> list[Effect]:
-    """The edits that the report's one figure compares: unedited, removals and mitigations.
+    """The edits compared in the summary figure: unedited, removals and mitigations.
 
     Example:
         >>> [effect.name for effect in removals(found)][:2]

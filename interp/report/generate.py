@@ -1,7 +1,4 @@
-"""The edited images that ablations and reports are made from: one sweep, one store for both.
-
-A kill loses at most one prompt of it.
-"""
+"""The edited images for ablations and reports: one sweep, and one store for both."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ def generate(
     more: Mapping[str, Any] | None = None,
     client: Any = None,
 ) -> xr.Dataset:
-    """Return images of every prompt under every edit, and their similarities.
+    """Return the images of every prompt under every edit, and their similarities.
 
     Example:
         >>> grid = generate(sd, cases, edits(), 2, store="out/edits.zarr", similarity=sscd)
@@ -42,19 +39,19 @@ def generate(
 
     Args:
         session: pipeline and settings.
-        cases: prompts with what is known of them.
-        edits: by name; the unedited image is added in front.
-        seeds: of each prompt under each edit: how many, or which.
-        store: of the sweep, `*.zarr`; the same call continues it.
-        similarity: between two images, large where they are alike.
+        cases: the prompts and what is known about them.
+        edits: by name; the unedited image comes first.
+        seeds: for each prompt and edit, how many, or which.
+        store: the store of the sweep, `*.zarr`; the same call resumes it.
+        similarity: between two images, large if they are alike.
         fidelity: a CLIPScore, if there is one.
         more: other metrics, by variable name.
         client: a Dask client whose workers share the prompts.
 
     Returns:
-        The sweep: `image`, `copy` (similarity, by reference), `alike` (likeness of seeds, where
-        there are two) and `clipscore` (where there is a CLIP model), with `kind`, `group` and
-        `views` of every prompt.
+        The sweep: `image`, `copy` (similarity, by reference), `alike` (likeness of seeds, if there
+        are two) and `clipscore` (if there is a CLIP model), with `kind`, `group` and `views` of
+        every prompt.
     """
     seeds = chosen_seeds(seeds)
     log.info("images of %d prompts under %d edits, %d seeds", len(cases), len(edits), len(seeds))

@@ -1,6 +1,6 @@
-"""Pictures inside the page: figures as SVG that follows its colours, images as data URIs.
+"""Pictures inside the page: figures as SVG in the page's colours, images as data URIs.
 
-Small on purpose: reports are mailed, and ten megabytes are what a mail will carry.
+Small on purpose: reports are sent by mail, which carries about ten megabytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from interp.plot.style import KINDS, STYLE
 from interp.text.html import INK
 
 QUALITY = 80
-#: Colours of figures, and the page's own for the same things, which differ in the dark.
+#: Colours of figures, and the page's own for the same things, which differ in dark mode.
 THEME = {
     "#000000": "currentColor",
     "#7f7f7f": "var(--quiet)",
@@ -31,14 +31,14 @@ INLINE = {**STYLE, "svg.fonttype": "none", "svg.hashsalt": "report", "font.famil
 
 
 def svg(figure: Figure, says: str) -> Markup:
-    """A figure as an SVG element, the same every time.
+    """A figure as an SVG element, identical every time.
 
     Example:
         >>> svg(summary(found, 0.5), "Similarity to the training image under each edit")
 
     Args:
-        figure: in the toolkit's style.
-        says: what it shows, for those who cannot see it.
+        figure: a figure in the toolkit's style.
+        says: what it shows, for screen readers.
     """
     file = io.StringIO()
     with plt.rc_context(INLINE):
@@ -64,15 +64,15 @@ def picture(pixels: UInt8[np.ndarray, "h w rgb"], side: int) -> str:
 
 
 def sprite(maps: xr.DataArray) -> tuple[str, dict[str, tuple[float, float]]]:
-    """All maps of a prompt as one picture, categories down and steps across, and their ranges.
+    """All maps of a prompt as one picture (categories down, steps across), and their ranges.
 
     Example:
         >>> uri, ranges = sprite(data.overlay.isel(prompt=0))
         >>> ranges["pad"]
         (0.31, 0.64)
 
-    The values are the picture's opacity. Each category is stretched over its own range, because
-    what differs from place to place is much smaller than what differs between categories.
+    The values are the picture's opacity. Each category is stretched to its own range, because
+    differences between places are much smaller than those between categories.
     """
     dims = ("category", "map_y", "step", "map_x")
     values = maps.transpose(*dims)

@@ -1,4 +1,4 @@
-"""The calibration to answer with: the one given, or the one in the model's folder."""
+"""The calibration to use: the user's, or the one in the model's folder."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from interp.session.load import find
 def levels(
     sd: Session, model: str, given: Path | None, seeds: int
 ) -> tuple[Calibration | None, str]:
-    """The calibration, or None and why there is none.
+    """The calibration, or None and the reason.
 
     Example:
         >>> calibrated, missing = levels(sd, "embedded", None, seeds=4)
 
     Raises:
-        InterpError: one was given, and does not fit.
+        InterpError: the user's calibration does not fit.
     """
     if given is not None:
         found = Calibration.open(given)

@@ -1,4 +1,4 @@
-"""Which networks measure: those stored next to an embedded model, or files that the user gives."""
+"""The networks used for measuring: those next to an embedded model, or the user's files."""
 
 import json
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from interp.session.quiet import quiet
 
 BICUBIC = Image.Resampling.BICUBIC
 PAPER_KEEPS = 0.5
-"""From this SSCD similarity on, the paper calls an image memorized."""
+"""The SSCD similarity from which the paper calls an image memorized."""
 
 
 @dataclass(frozen=True)
 class Measures:
-    """A copy descriptor, perhaps a CLIP model, and the similarity from which on images are copies.
+    """A copy descriptor, possibly a CLIP model, and the similarity from which images are copies.
 
-    Without a descriptor images are compared by SSIM, which is rough: a shift of a few pixels makes
-    another image.
+    Without a descriptor images are compared by SSIM, which is crude: shifting an image by a few
+    pixels makes it a different one.
     """
 
     copy: Any
@@ -33,14 +33,14 @@ class Measures:
 
     @classmethod
     def of(cls, model: str, sscd: Path | None = None, clip: Path | None = None) -> "Measures":
-        """The measures of a model.
+        """The measures for a model.
 
         Example:
             >>> Measures.of("embedded").copy(images, training_image)
 
         Args:
-            model: as for `interp.load`; "" where a pipeline has no name.
-            sscd, clip: the user's own, which are preferred.
+            model: as for `interp.load`; "" if the pipeline has no name.
+            sscd, clip: the user's own, which take precedence.
         """
         folder = find(model) if model else None
         beside = None if folder is None else folder.parent
@@ -59,9 +59,9 @@ class Measures:
         return cls(SSIM(), fidelity, PAPER_KEEPS)
 
     def fitted(self, cases: Sequence[Case], sd: Session) -> list[Case]:
-        """The cases with training images as the measure takes them: SSIM needs one size.
+        """The cases with their training images resized for SSIM, which needs equal sizes.
 
-        Descriptors do their own resizing, and are given the original.
+        Descriptors do their own resizing and receive the originals.
         """
         if isinstance(self.copy, SSCD):
             return list(cases)

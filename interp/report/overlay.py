@@ -1,7 +1,7 @@
-"""Small maps of where each category is attended, to be laid over the image.
+"""Small maps of the attention to each category, to overlay on the image.
 
 Averaged over all layers and heads at one small size, as cross-attention is usually shown; detectors
-need the first layers' maps at their own size, so these are recorded under another name.
+need the first layers' maps at full size, so these are recorded under another name.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Any
 from interp.record.recorders import Maps
 
 SIDE = 16
-"""Cells across, at most: the resolution at which Stable Diffusion's layers know places."""
+"""The most cells along a side: the resolution at which Stable Diffusion's layers are spatial."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Overlay(Maps):
 
 
 def overlay(session: Any) -> Overlay:
-    """The recorder for a session's images, of their aspect.
+    """The recorder for a session's images, with their aspect ratio.
 
     Example:
         >>> sd.trace(a, record=overlay(sd)).overlay.mean(["layer", "head"])

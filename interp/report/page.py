@@ -1,7 +1,7 @@
-"""From a dataset to a page and its figures: pure, without a model, the same every time.
+"""From a dataset to a page and its figures: pure, without a model, identical every time.
 
-One self-contained file: style, script and pictures are inside, and a policy in its head lets the
-browser run this script only and fetch nothing at all.
+One self-contained file: it contains style, script and pictures, and its security policy lets the
+browser run only this script and fetch nothing.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ NEEDED = ("verdict", "kept", "phi", "change", "image", "edit_image", "mass", "ov
 def render(
     data: xr.Dataset, out: str | os.PathLike[str], figures: bool = True, source: str = ""
 ) -> Path:
-    """Write `report.html`, and every figure as PNG and PDF, and return the page's path.
+    """Write `report.html` and every figure as PNG and PDF, and return the page's path.
 
     Example:
         >>> render(ip.open("out/report/report.nc"), "out/report")
 
     Args:
         data: from `collect`.
-        out: the folder, which is made if it is not there.
+        out: the folder, created if necessary.
         figures: also write `figures/*.png` and `*.pdf`.
-        source: the dataset's file name, which the page names.
+        source: the dataset's file name, shown on the page.
 
     Raises:
-        InterpError: the dataset was not made by a report.
+        InterpError: the dataset is not one of a report.
     """
     missing = [name for name in NEEDED if name not in data]
     if missing:
         raise InterpError(
             "Cannot draw a report from this dataset.",
             f"It has no {', '.join(missing)}.",
-            "Give the dataset that a report wrote: report.nc.",
+            "Pass the dataset that a report wrote: report.nc.",
         )
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,9 +113,9 @@ def html(data: xr.Dataset, figures: dict[str, Markup], source: str = "") -> str:
 
 
 def number(value: Any, digits: int = 2) -> str:
-    """A number to read, and a dash where there is none.
+    """A readable number, or a dash if there is none.
 
-    Scores of detectors, with three digits and more, may be tiny; similarities below 0.005 are zero.
+    Detectors' scores, with three digits or more, may be tiny; similarities below 0.005 are zero.
 
     Example:
         >>> number(0.256), number(float("nan")), number(0.0002), number(0.0002, 3)
@@ -130,7 +130,7 @@ def number(value: Any, digits: int = 2) -> str:
 
 
 def percent(value: Any) -> str:
-    """A share in percent, and a dash where there is none.
+    """A share in percent, or a dash if there is none.
 
     Example:
         >>> percent(0.256)
@@ -157,7 +157,7 @@ def signed(value: Any) -> str:
 
 
 def _policy(script: str) -> str:
-    """What a browser may do with the page: run this one script, show what is inside it."""
+    """The page's security policy: run this one script, show what the page contains."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
@@ -166,7 +166,7 @@ def _policy(script: str) -> str:
 
 
 def _says(name: str) -> str:
-    """What a figure shows, for those who cannot see it."""
+    """What a figure shows, for screen readers."""
     if name == "summary":
         return "Similarity to the training image under each edit; the table below has the numbers."
     if name == "where":

@@ -1,7 +1,7 @@
 """A paper's experimental setting as a file: `data/papers/NAME.toml`, every value with its source.
 
-`interp reproduce NAME` reproduces a paper. Presets hold facts alone; the library computes edits and
-detectors, and its docstrings say where it deviates from the authors' code.
+`interp reproduce NAME` reproduces a paper. Presets contain only facts; the library implements edits
+and detectors, and its docstrings say where it deviates from the authors' code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Preset:
     """A paper's setting.
 
     Attributes:
-        key: the name of the file.
+        key: the file's name.
         facts: the file's content.
     """
 
@@ -46,22 +46,22 @@ class Preset:
 
     @property
     def keeps(self) -> float:
-        """From which similarity on the paper counts an image as memorized."""
+        """The similarity from which the paper counts an image as memorized."""
         return self.facts["descriptor"]["keeps"]
 
     @property
     def detectors(self) -> dict[str, dict[str, Any]]:
-        """The detectors of its tables, with the published figures where they are known."""
+        """The detectors in its tables, with the published results if known."""
         return self.facts.get("detectors", {})
 
     def published(self, measure: str) -> dict[str, float | None]:
-        """A measure's published figures by edit, or by detector."""
+        """A measure's published results by edit or detector."""
         if self.tables == "edits":
             return paper.published(measure)
         return {name: row.get(measure) for name, row in self.detectors.items()}
 
     def needs(self) -> list[tuple[str, str, str, str]]:
-        """What a user must have, as (option, what, where it is published, its SHA-256 or "")."""
+        """What the user must have: (option, what, where it is published, its SHA-256 or "")."""
         prompts = self.facts["prompts"]
         parts = [
             ("--model", self.facts["model"]),
@@ -91,7 +91,7 @@ def preset(name: str) -> Preset:
         (0, 1, 10)
 
     Raises:
-        InterpError: there is none of that name, or its file is malformed.
+        InterpError: there is no such preset, or its file is malformed.
     """
     for root in data_folders():
         path = root / PAPERS / f"{name}.toml"
@@ -100,7 +100,7 @@ def preset(name: str) -> Preset:
     raise InterpError(
         f"Cannot reproduce the paper {name!r}.",
         f"There are presets for {', '.join(names()) or 'none'}.",
-        "Name one of them, or add data/papers/NAME.toml after their pattern.",
+        "Choose one of them, or add data/papers/NAME.toml like them.",
     )
 
 

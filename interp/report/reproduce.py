@@ -1,8 +1,8 @@
-"""A paper's tables beside ours: the edits or detectors that it measured, in its own setting.
+"""A paper's tables next to ours: the edits or detectors that it measured, in its own setting.
 
     reproduce(sd, preset("kim-no"), cases, Path("out/kim-no"), similarity=sscd)
 
-Agreement is judged by intervals: a published figure is inside ours or not.
+Agreement is judged by intervals: a published figure is within ours or not.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ MEASURES = {
     "clipscore": ("clipscore", "CLIPScore"),
     "aesthetic": ("aesthetic", "aesthetic score"),
 }
-"""Our variables, which of the paper's measures they are, and their names in figures."""
+"""Our variables, the paper's measures they correspond to, and their names in figures."""
 
 
 def edits() -> dict[str, Any]:
-    """The edits of the paper's two tables, by name."""
+    """The edits in the paper's two tables, by name."""
     return {**paper.interventions(), **paper.mitigations()}
 
 
@@ -64,14 +64,14 @@ def reproduce(
         session: pipeline and settings.
         preset: the paper.
         cases: memorized prompts and controls.
-        out: the folder, which is made if it is not there; its store continues after a kill.
+        out: the folder, created if necessary; the same call resumes its store.
         seeds: how many, or which; the paper's are `preset.seeds`.
         similarity, fidelity, aesthetic: metrics; the last two may be missing, and so will their
             columns. Detectors need none.
         client: a Dask client whose workers share the prompts; for edits.
 
     Returns:
-        A row for each edit or detector, kind of prompts and measure: `ours` with its interval,
+        A row for each edit or detector, kind of prompt and measure: `ours` with its interval,
         `paper`, the `difference`, and whether the paper's figure is `inside` the interval.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def reproduce(
 
 
 def measured(grid: xr.Dataset) -> dict[str, xr.DataArray]:
-    """What the paper measured, of a sweep: similarities are those to the unedited image."""
+    """The paper's measures from a sweep; similarities are to the unedited image."""
     found = {name: grid[name] for name in MEASURES if name in grid}
     return {
         name: value.sel(reference="baseline", drop=True) if "reference" in value.dims else value
@@ -104,7 +104,7 @@ def measured(grid: xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def of_edits(grid: xr.Dataset, values: dict[str, xr.DataArray], preset: Preset) -> pd.DataFrame:
-    """Every measure of every edit beside the paper's figure, which is of memorized prompts."""
+    """Every measure of every edit next to the paper's figure, which is for memorized prompts."""
     long = tables.effects(grid, values).rename(columns={"patch": "name", "value": "measure"})
     published = {name: preset.published(MEASURES[name][0]) for name in values}
     figures = [
@@ -124,7 +124,7 @@ def curves(scores: xr.DataArray, preset: Preset) -> dict[str, xr.Dataset]:
 
 
 def of_detectors(found: Mapping[str, xr.Dataset], preset: Preset) -> pd.DataFrame:
-    """Area and true positive rate of the paper's detectors beside its figures."""
+    """AUC and true positive rate of the paper's detectors next to its figures."""
     rows = []
     for name, curve in found.items():
         at = curve.sel(fpr=0.01)
@@ -139,7 +139,7 @@ def of_detectors(found: Mapping[str, xr.Dataset], preset: Preset) -> pd.DataFram
 
 
 def agreement(compared: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """By measure: how many figures are inside our intervals, and whether edits rank alike.
+    """For each measure, how many figures are within our intervals, and the rank correlation.
 
     Example:
         >>> agreement(table)["copy"]
@@ -170,7 +170,7 @@ def _write(compared: pd.DataFrame, preset: Preset, out: Path) -> None:
     for measure, found in agreement(compared).items():
         rank = f", rank correlation {found['spearman']:.2f}" if found["figures"] > 2 else ""
         lines.append(
-            f"- {measure}: {found['inside']} of {found['figures']} published figures are inside "
+            f"- {measure}: {found['inside']} of {found['figures']} published figures are within "
             f"our 95 % intervals{rank}."
         )
     text = compared.assign(
@@ -189,7 +189,7 @@ def _number(value: float) -> str:
 
 
 def _bars(values: Mapping[str, xr.DataArray], preset: Preset) -> Figure:
-    """The table of edits as bars, with the paper's figures on them."""
+    """The table of edits as bars, marked with the paper's figures."""
     shown = xr.Dataset({MEASURES[name][1]: value for name, value in values.items()})
     shown = shown.assign_coords(patch=[paper.label(str(name)) for name in shown.patch.values])
     published = {

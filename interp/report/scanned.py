@@ -1,6 +1,6 @@
-"""Detectors' scores of a long list of prompts, in a store that survives a kill.
+"""Detectors' scores for a long list of prompts, in a store that survives being killed.
 
-What `detect.scan` does, for lists on which it would take hours.
+Like `detect.scan`, for lists on which that would take hours.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from interp.text.prompt import Prompt
 def scanned(
     session: Session, cases: Sequence[Subject], seeds: Seeds, store: str | os.PathLike[str]
 ) -> xr.DataArray:
-    """Return every detector's score of every image, `score(detector, prompt, seed)`.
+    """Return every detector's score for every image, `score(detector, prompt, seed)`.
 
     Example:
         >>> scanned(sd, cases, 4, "out/scores.zarr").sel(detector="guidance norm")
 
     Args:
         session: pipeline and settings.
-        cases: prompts with what is known of them; `kind` and `group` become coordinates.
+        cases: the prompts and what is known about them; `kind` and `group` become coordinates.
         seeds: how many, or which.
         store: `*.zarr`; the same call continues it.
 
     Raises:
-        InterpError: the session has too few steps or no guidance, or the store was begun under
-            other settings.
+        InterpError: the session has too few steps or no guidance, or the store was begun with other
+            settings.
     """
     detect.ready(session)
     recorders = detect.recorders(session.pipe)

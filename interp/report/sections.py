@@ -1,6 +1,6 @@
 """What the page says about each prompt, as plain values for the template.
 
-Nothing is concluded here: numbers come from the dataset as they are, pictures are made small.
+No conclusions are drawn here: numbers are copied from the dataset, pictures are made small.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from interp.text.categories import CATEGORIES as NAMES
 WHOLE, EDITED, THUMB = 256, 128, 64
 """Longest sides of pictures in pixels: unedited, edited, in the table."""
 SHORT = 160
-"""Prompts with more letters are shown folded."""
+"""Prompts with more characters are folded."""
 
 
 def sections(data: xr.Dataset) -> list[dict[str, Any]]:
-    """One dictionary for each prompt, in the order of the dataset.
+    """One dictionary per prompt, in the order of the dataset.
 
     Example:
         >>> sections(data)[0]["verdict"]
@@ -35,7 +35,7 @@ def sections(data: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def section(data: xr.Dataset, prompt: int) -> dict[str, Any]:
-    """What is said of one prompt.
+    """What the page says about one prompt.
 
     Example:
         >>> section(data, 0)["chips"][0]["category"]
@@ -83,7 +83,7 @@ def section(data: xr.Dataset, prompt: int) -> dict[str, Any]:
             "rows": of.sizes["map_y"],
             "columns": of.sizes["map_x"],
             "ranges": ranges,
-            # NaN is no JSON: a category without positions has no attention either.
+            # JSON has no NaN: a category without positions has no attention either.
             "mass": of.mass.mean("layer").fillna(0).values.round(4).tolist(),
             "tokens": of.tokens.values.tolist(),
         },
@@ -109,21 +109,21 @@ def reasons(of: xr.Dataset, threshold: float) -> list[str]:
     alike = "copies of one another" if float(of.alike) >= threshold else "different images"
     said.append(f"Different seeds give {alike} (likeness {float(of.alike):.2f}).")
     if float(of.copied) == 0 and float(of.alike) >= threshold:
-        said.append("So it may reproduce an image, if not its own: perhaps another prompt's.")
+        said.append("It may reproduce an image other than its own, perhaps another prompt's.")
     if bool(of.detector_threshold.notnull().any()):
         flagged = int(of.flagged.sum())
-        said.append(f"{flagged} of {detectors} detectors are above the level of the controls.")
+        said.append(f"{flagged} of {detectors} detectors are above the threshold of the controls.")
     else:
-        said.append("There are no controls, so detectors have no level to be compared with.")
+        said.append("There are no controls, so detectors have no thresholds.")
     if not bool(of.training_known):
         said.append(
-            "The training image is not known, so the verdict rests on the seeds and the detectors."
+            "The training image is unknown, so the verdict is based on seeds and detectors."
         )
     return said
 
 
 def chips(of: xr.Dataset) -> list[dict[str, Any]]:
-    """The positions of a prompt with their attention, the pads as one chip.
+    """The positions of a prompt with their attention, all pads as one chip.
 
     Example:
         >>> [chip["word"] for chip in chips(data.isel(prompt=0))]
@@ -149,7 +149,7 @@ def chips(of: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def categories(of: xr.Dataset) -> list[dict[str, Any]]:
-    """Each category's tokens and attention, in sum and per token.
+    """Each category's tokens and attention, in total and per token.
 
     Example:
         >>> categories(data.isel(prompt=0))[3]["tokens"]
@@ -170,7 +170,7 @@ def categories(of: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def edit(of: xr.Dataset, name: str) -> dict[str, Any]:
-    """One edit of one prompt: its images and what they are worth.
+    """One edit of one prompt: its images and their measures.
 
     Example:
         >>> edit(data.isel(prompt=0), "h")["similarity"]
@@ -192,7 +192,7 @@ def edit(of: xr.Dataset, name: str) -> dict[str, Any]:
 
 
 def detectors(data: xr.Dataset, prompt: int) -> list[dict[str, Any]]:
-    """Every detector's score of a prompt, and where it stands among all prompts (0 to 100).
+    """Every detector's score for a prompt, and its place among all prompts (0 to 100).
 
     Example:
         >>> detectors(data, 0)[0]["flagged"]
@@ -223,5 +223,5 @@ def detectors(data: xr.Dataset, prompt: int) -> list[dict[str, Any]]:
     return found
 
 
-#: For the template, which states the rule of the verdict.
+#: For the template, which states the rule for verdicts.
 RULE = {"memorized": MEMORIZED, "clean": CLEAN, "majority": MAJORITY}

@@ -1,4 +1,4 @@
-"""What is known of a prompt before anything is generated."""
+"""What is known about a prompt before anything is generated."""
 
 from typing import Protocol, runtime_checkable
 
@@ -7,13 +7,13 @@ from PIL import Image
 
 @runtime_checkable
 class Subject(Protocol):
-    """A prompt, and what is known of it; any object with these attributes."""
+    """A prompt and what is known about it; any object with these attributes."""
 
     @property
     def text(self) -> str: ...
     @property
     def kind(self) -> str:
-        """As it is listed: "memorized" or "control"."""
+        """How it is listed: "memorized" or "control"."""
 
     @property
     def group(self) -> str:
@@ -25,4 +25,4 @@ class Subject(Protocol):
 
     @property
     def views(self) -> int:
-        """How often it was shown in training; negative where nobody knows."""
+        """How often it was shown in training; negative if unknown."""

@@ -1,4 +1,4 @@
-"""One table, three files: CSV with plain numbers, Markdown and LaTeX with intervals to read."""
+"""One table in three files: CSV with plain numbers, Markdown and LaTeX with readable intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from interp.text.markup import latex, markdown
 
 
 def effects(grid: xr.Dataset, values: dict[str, xr.DataArray], by: str = "kind") -> pd.DataFrame:
-    """Mean and 95 % interval of every value, for every patch and kind of prompt, in long form.
+    """Mean and 95 % interval of every value, by patch and kind of prompt, in long form.
 
     Example:
         >>> effects(grid, {"to unedited": grid.copy.sel(reference="baseline")}).head(1)
@@ -20,8 +20,8 @@ def effects(grid: xr.Dataset, values: dict[str, xr.DataArray], by: str = "kind")
 
     Args:
         grid: a sweep with `kind` and `group` on its prompts.
-        values: over (patch, prompt[, seed]), by the name of the column.
-        by: the label of prompts that tells kinds apart, such as "views".
+        values: over (patch, prompt[, seed]), by column name.
+        by: the label of prompts to group by, such as "views".
     """
     rows = []
     for kind in dict.fromkeys(grid[by].values.tolist()):
@@ -37,13 +37,13 @@ def effects(grid: xr.Dataset, values: dict[str, xr.DataArray], by: str = "kind")
 
 
 def readable(long: pd.DataFrame, published: dict[str, float | None], keeps: float) -> pd.DataFrame:
-    """The same as a table to read: a row for each patch, the paper's figure, and who agrees.
+    """The same as a readable table: a row per patch, the paper's figure, and whether they agree.
 
     Args:
         long: from `effects`.
-        published: the paper's similarity to the unedited image by patch; None where not known.
-        keeps: similarity from which on an image counts as kept, in this model's own measure; the
-            paper's is 0.5. Where our interval has it inside, we do not say.
+        published: the paper's similarity to the unedited image by patch; None if unknown.
+        keeps: the similarity from which an image counts as kept in this model's measure; the
+            paper's is 0.5. If our interval contains it, agreement is "unclear".
     """
     text = long.assign(text=[interval(row) for row in long.itertuples()])
     wide = text.pivot_table(
@@ -60,7 +60,7 @@ def readable(long: pd.DataFrame, published: dict[str, float | None], keeps: floa
 
 
 def by_level(long: pd.DataFrame, value: str) -> pd.DataFrame:
-    """One value, with a column for each number of views: does an edit's effect follow the dose?
+    """One value with a column per number of views: does an edit's effect depend on the dose?
 
     Args:
         long: from `effects(..., by="views")`.
@@ -74,9 +74,9 @@ def by_level(long: pd.DataFrame, value: str) -> pd.DataFrame:
 
 def interval(row) -> str:
     """A mean and its interval, as text."""
-    if row.mean != row.mean:  # not measured, as similarity to an image that is not known
+    if row.mean != row.mean:  # not measured, such as similarity to an unknown image
         return ""
-    if row.low != row.low:  # one image has no interval
+    if row.low != row.low:  # one group has no interval
         return f"{row.mean:.2f}"
     return f"{row.mean:.2f} [{row.low:.2f}, {row.high:.2f}]"
 
@@ -90,7 +90,7 @@ def _agrees(ours: pd.Series, theirs: float | None, keeps: float) -> str:
 
 
 def write(long: pd.DataFrame, wide: pd.DataFrame, folder: Path, name: str) -> Sequence[Path]:
-    """Write `name.csv` (long), `name.md` and `name.tex` (readable, edits named in full)."""
+    """Write `name.csv` (long), `name.md` and `name.tex` (readable, edits spelled out)."""
     wide = wide.assign(patch=wide.patch.map(paper.label))
     paths = [folder / f"{name}.{ending}" for ending in ("csv", "md", "tex")]
     long.to_csv(paths[0], index=False, float_format="%.6g", lineterminator="\n")
@@ -99,7 +99,7 @@ def write(long: pd.DataFrame, wide: pd.DataFrame, folder: Path, name: str) -> Se
     text = plain.to_markdown(index=False, disable_numparse=True)
     paths[1].write_text(text + "\n")
     escaped = wide.rename(columns=latex).map(latex)
-    # Arrows in the paper's own names are arrows.
+    # Arrows in the paper's names stay arrows.
     arrows = {latex(name): latex(name).replace(latex("<-"), r"$\leftarrow$") for name in _papers()}
     escaped = escaped.assign(patch=escaped.patch.replace(arrows))
     paths[2].write_text(escaped.to_latex(index=False, escape=False))
@@ -107,7 +107,7 @@ def write(long: pd.DataFrame, wide: pd.DataFrame, folder: Path, name: str) -> Se
 
 
 def cell(value: object) -> str:
-    """A value as the text of a Markdown table's cell."""
+    """A value as text for a cell of a Markdown table."""
     return markdown(str(value))
 
 

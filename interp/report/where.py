@@ -1,4 +1,4 @@
-"""Where in the network, and when in the run, the embeddings of memorized prompts act."""
+"""Where in the network and when in the run the embeddings of memorized prompts act."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ log = logging.getLogger(__name__)
 
 
 def changes(session: Session, data: xr.Dataset) -> xr.DataArray:
-    """What removing each category in a single layer at a single step does to the text's pull.
+    """How removing each category in a single layer at a single step changes the text's pull.
 
     Example:
         >>> changes(sd, data).sel(player="pad").mean("prompt")     # (step, layer)
 
-    The pull is `|eps_c - eps_u|`, by which memorization is detected; the trajectory is that of the
-    unedited image of the first seed (a direct effect, see `attribute.causal_trace`).
+    The pull is `|eps_c - eps_u|`, which detectors use; the trajectory is that of the first seed's
+    unedited image (a direct effect, see `attribute.causal_trace`).
 
     Args:
-        session: the one that collected.
-        data: assessed; its verdicts say which prompts are looked at.
+        session: the session that collected the data.
+        data: after `assess`; only prompts with the verdict memorized are traced.
 
     Returns:
-        The pull with the removal less that without, over (prompt, player, step, layer). NaN for
+        The pull with the removal minus that without, over (prompt, player, step, layer). NaN for
         prompts that are not memorized, and for categories that a prompt lacks.
     """
     shape = {"prompt": data.prompt, "player": list(PLAYERS), "step": data.step, "layer": data.layer}

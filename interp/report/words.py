@@ -1,19 +1,19 @@
-"""The report's vocabulary: what the field's terms are called for readers who do not know them."""
+"""The report's vocabulary: the field's terms in words for readers who do not know them."""
 
 from collections.abc import Mapping
 
-#: The categories of positions, each with one sentence.
+#: The categories of positions, each with a short explanation.
 CATEGORIES: Mapping[str, tuple[str, str]] = {
     "sot": ("start token", "the first place, the same for every text"),
     "prompt": ("words", "what was typed, cut into tokens"),
-    "eot": ("end token", "a mark behind the words that sums up the whole text"),
+    "eot": ("end token", "a mark after the words that sums up the whole text"),
     "pad": ("padding", "a filler that makes every text 77 tokens long"),
 }
 
-#: What stands for tokens that are no words.
+#: What is shown for tokens that are not words.
 SPECIAL: Mapping[str, str] = {"sot": "start", "eot": "end", "pad": "padding"}
 
-#: What an edit does, said without letters.
+#: What an edit does, in plain words.
 EDITS: Mapping[str, str] = {
     "none": "nothing changed",
     "c": "words removed",
@@ -37,10 +37,10 @@ EDITS: Mapping[str, str] = {
     "embedding noise": "noise on the embedding",
 }
 
-#: What a detector looks at, in a sentence.
+#: What a detector measures, in one sentence.
 DETECTORS: Mapping[str, str] = {
     "guidance norm": "how far the text pulls the prediction, over all steps",
-    "guidance norm, first step": "the same at the first step alone",
+    "guidance norm, first step": "the same at the first step only",
     "score change": "how far the prediction moves between the second and third step",
     "early entropy": "how evenly attention is spread at the first step",
     "late entropy": "how evenly attention is spread at the last steps",
@@ -49,7 +49,7 @@ DETECTORS: Mapping[str, str] = {
 
 
 def label(edit: str) -> str:
-    """An edit in plain words, or its own name where there are none.
+    """An edit in plain words, or its name if it has none.
 
     Example:
         >>> label("h")

@@ -1,7 +1,7 @@
-"""Which files is a model of? SHA-256 of a folder of weights.
+"""Which files is a model made of? SHA-256 of files and folders of weights.
 
-For models that are used as they lie on the disk. A pipeline can be changed in memory, and has an
-`identity`. Not for verifying a download: hubs publish their own.
+For models that are used as they are on disk. A pipeline can be changed in memory, and has an
+`identity`. Not for verifying downloads: hubs publish their own hashes.
 """
 
 import hashlib
@@ -12,6 +12,12 @@ import torch
 from interp.errors import InterpError
 
 
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file, read piece by piece."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def folder_sha256(folder: str | Path) -> str:
     """Return one SHA-256 over all `*.safetensors` below a folder: names and contents.
 
@@ -20,20 +26,19 @@ def folder_sha256(folder: str | Path) -> str:
         '3f786850e387'
 
     Raises:
-        InterpError: there is no such file below the folder.
+        InterpError: the folder has no such files.
     """
     folder = Path(folder)
     digest, files = hashlib.sha256(), sorted(folder.rglob("*.safetensors"))
     if not files:
         raise InterpError(
-            asked=f"The weights in {str(folder)!r} were to be hashed.",
-            exists="There is no *.safetensors file below it.",
+            asked=f"Cannot hash the weights in {str(folder)!r}.",
+            exists="There are no *.safetensors files in it.",
             todo="Save the model with safe_serialization=True; pickled weights are never read.",
         )
     for path in files:
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()
 
 

@@ -1,10 +1,10 @@
 """Means over prompts and seeds, and their intervals by bootstrap.
 
-Prompts that share a training image succeed and fail together: an interval that takes them for
-independent is too narrow (458 prompts of the extended memorized list stand for 94 images). So
-`mean` draws images, and takes all prompts and seeds of an image with it. `bootstrap`, for prompts
-that share none, draws prompts and then, within each, seeds (Davison & Hinkley 1997, section 3.8).
-For fewer than about ten images no bootstrap is to be trusted.
+Prompts that share a training image succeed and fail together: an interval that treats them as
+independent is too narrow (the 458 prompts of the extended memorized list have 94 images). So `mean`
+resamples images, each with all its prompts and seeds. `bootstrap`, for prompts that share none,
+resamples prompts and then, within each, seeds (Davison & Hinkley 1997, section 3.8). With fewer
+than about ten images, do not trust any bootstrap.
 """
 
 from collections.abc import Hashable, Sequence
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from interp.errors import InterpError
 
 Groups = Sequence[Hashable] | np.ndarray | xr.DataArray | None
-"""One label for each prompt, equal where prompts share a training image."""
+"""One label per prompt, equal for prompts that share a training image."""
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -25,9 +25,7 @@ GROUP = "group"
 
 
 def resample(
-    groups: Sequence[Hashable],
-    resamples: int = RESAMPLES,
-    seed: int | np.random.SeedSequence = 0,
+    groups: Sequence[Hashable], resamples: int = RESAMPLES, seed: int | np.random.SeedSequence = 0
 ) -> Float[np.ndarray, "resample prompt"]:
     """How often each prompt is in each resample: as often as its group was drawn.
 
@@ -37,9 +35,9 @@ def resample(
                [2., 2., 0.]])
 
     Args:
-        groups: one label for each prompt.
-        resamples: how many times to draw as many groups as there are, with replacement.
-        seed: of the drawing.
+        groups: one label per prompt.
+        resamples: how often to draw, with replacement, as many groups as there are.
+        seed: the random seed.
     """
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     count = len(numbers)
@@ -48,13 +46,13 @@ def resample(
 
 
 def groups_of(scores: xr.DataArray, groups: Groups = None) -> list[Hashable]:
-    """The group of every prompt: as given, or the coordinate `group`, or each its own.
+    """The group of every prompt: as given, else the coordinate `group`, else one per prompt.
 
     Example:
         >>> groups_of(scores, file.groups)
 
     Raises:
-        InterpError: there are not as many as prompts.
+        InterpError: the number of groups is not that of the prompts.
     """
     if groups is None:
         groups = scores[GROUP] if GROUP in scores.coords else range(scores.sizes["prompt"])
@@ -63,7 +61,7 @@ def groups_of(scores: xr.DataArray, groups: Groups = None) -> list[Hashable]:
         raise InterpError(
             f"{len(labels)} groups were given.",
             f"There are {scores.sizes['prompt']} prompts.",
-            "Give one group for each prompt, equal where prompts share a training image.",
+            "Pass one group for each prompt, equal for prompts that share a training image.",
         )
     return labels
 
@@ -82,17 +80,17 @@ def mean(
         >>> mean(grid.sscd, groups=file.groups)      # mean, low and high over (patch)
 
     Args:
-        values: with the axis `prompt`; `seed`, where there is one, is averaged over too, and every
-            other axis is kept. NaN counts as not measured.
-        groups: one label for each prompt, equal where they share a training image; by default the
-            coordinate `group`, else every prompt is a group of its own.
+        values: with the axis `prompt`; `seed`, if there is one, is averaged over too, and other
+            axes are kept. NaN counts as not measured.
+        groups: one label per prompt, equal for prompts that share a training image; by default the
+            coordinate `group`, else every prompt is its own group.
         level: the interval's coverage.
         resamples: bootstrap resamples.
-        seed: of the resampling.
+        seed: the random seed.
 
     Returns:
-        `mean`, `low` and `high`; both ends are NaN where there is only one group, or so few were
-        measured that a resample has none of them.
+        `mean`, `low` and `high`; both ends are NaN if there is only one group, or so few values
+        were measured that a resample has none.
     """
     over = [dim for dim in values.dims if dim == "seed"]
     labels = groups_of(values, groups)
@@ -121,17 +119,17 @@ def bootstrap(
     Example:
         >>> bootstrap(result.phi).sel(player="pad")     # low, high
 
-    With one prompt the interval is over seeds alone and says nothing about other prompts. NaN where
+    With one prompt the interval is over seeds only and says nothing about other prompts. NaN if
     there is nothing to resample: one prompt with one seed.
 
     Raises:
-        InterpError: if the data has not both axes, or the level is no probability.
+        InterpError: the data lack one of the axes, or the level is not a probability.
     """
     if not {"prompt", "seed"} <= set(data.dims) or not 0 < level < 1:
         raise InterpError(
             f"A {level} interval over prompts and seeds of {data.dims} was asked for.",
-            "The data must have the axes prompt and seed, and the level lie between 0 and 1.",
-            "Keep both axes, of length 1 if need be, and say level=0.95.",
+            "The data must have the axes prompt and seed, and the level must be between 0 and 1.",
+            "Keep both axes, with length 1 if need be, and use level=0.95.",
         )
     rest = [dim for dim in data.dims if dim not in ("prompt", "seed")]
     values = data.transpose("prompt", "seed", ...).values

@@ -9,18 +9,18 @@ from typing import Any
 from interp.errors import InterpError
 
 Seeds = int | Iterable[int]
-"""What every `seeds=` takes: `4` and `range(4)` are the first four, `[3, 7]` are those two."""
+"""What every `seeds=` accepts: `4` and `range(4)` are the first four, `[3, 7]` are those two."""
 
 
 def chosen_seeds(given: Any) -> tuple[int, ...]:
-    """The seeds that `seeds=` means, in their order.
+    """The seeds that `seeds=` stands for, in order.
 
     Example:
         >>> chosen_seeds(4)
         (0, 1, 2, 3)
 
     Raises:
-        InterpError: for what is no whole number, or no seed at all.
+        InterpError: something is not a whole number, or there are no seeds.
     """
     seeds = whole(given, "seeds")
     if not isinstance(given, Iterable):
@@ -28,21 +28,21 @@ def chosen_seeds(given: Any) -> tuple[int, ...]:
     if not seeds or isinstance(given, bool):
         raise InterpError(
             f"seeds={given!r} was asked for.",
-            "There is at least one seed.",
-            "Say seeds=4 for the first four, or name them: seeds=[3, 7].",
+            "There must be at least one seed.",
+            "Use seeds=4 for the first four, or name them: seeds=[3, 7].",
         )
     return seeds
 
 
 def whole(given: Any, name: str) -> tuple[int, ...]:
-    """One or several whole numbers, in their order; numpy's too, which JSON does not know.
+    """One or several whole numbers, in order, as Python integers (JSON does not know numpy's).
 
     Example:
         >>> whole(np.arange(3), "steps")
         (0, 1, 2)
 
     Raises:
-        InterpError: for anything else.
+        InterpError: something is not a whole number.
     """
     try:
         several = given if isinstance(given, Iterable) else (given,)
@@ -51,5 +51,5 @@ def whole(given: Any, name: str) -> tuple[int, ...]:
         raise InterpError(
             f"{name}={given!r} was asked for.",
             f"{name} are whole numbers: one, several, or a range.",
-            f"Say {name}=4, {name}=[3, 7] or {name}=range(4).",
+            f"Use {name}=4, {name}=[3, 7] or {name}=range(4).",
         ) from error

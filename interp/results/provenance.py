@@ -1,6 +1,6 @@
-"""What a dataset needs to be run again: one JSON string among its attributes.
+"""What is needed to reproduce a dataset: one JSON string among its attributes.
 
-A string, because netCDF attributes hold neither None nor dictionaries.
+A string, because netCDF attributes can be neither None nor dictionaries.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ PACKAGES = ("torch", "diffusers", "transformers", "xarray")
 
 
 def stamp(data: xr.Dataset, **facts: Any) -> xr.Dataset:
-    """A copy of the dataset whose provenance also holds these facts.
+    """A copy of the dataset with these facts added to its provenance.
 
     Example:
         >>> stamp(run, seeds=[0, 1], guidance=7.5)
 
-    Facts must be JSON values; anything else is written as its `repr`, so nothing is lost silently.
+    Facts should be JSON values; anything else is written as its `repr`, so nothing is lost.
     """
     merged = {**provenance(data), **facts}
     return data.assign_attrs({PROVENANCE: json.dumps(merged, sort_keys=True, default=repr)})
 
 
 def provenance(data: xr.Dataset) -> dict[str, Any]:
-    """What is needed to run the dataset again, as a dictionary (empty if it says nothing).
+    """What is needed to reproduce the dataset, as a dictionary (empty if it has no provenance).
 
     Example:
         >>> provenance(run)["packages"]["diffusers"]
@@ -42,7 +42,7 @@ def provenance(data: xr.Dataset) -> dict[str, Any]:
 
 
 def describe(pipe: Any) -> dict[str, Any]:
-    """What a running pipeline is: model, scheduler, steps, guidance, dtype, device, packages.
+    """A description of a pipeline: model, scheduler, steps, guidance, dtype, device, packages.
 
     Example:
         >>> describe(pipe)["scheduler"]["class"]
@@ -65,7 +65,7 @@ def describe(pipe: Any) -> dict[str, Any]:
 
 
 def packages() -> dict[str, str]:
-    """Versions of Python and of the packages that decide about numbers.
+    """Versions of Python and of the packages that affect the numbers.
 
     Example:
         >>> packages()     # {'python': '3.11.9', 'torch': '2.13.0', ...}
@@ -75,7 +75,7 @@ def packages() -> dict[str, str]:
 
 @cache
 def _versions() -> Mapping[str, str]:
-    # Read once: it takes 30 ms, as long as a small UNet takes for a step.
+    # Read only once: it takes 30 ms, as long as a step of a small UNet.
     found = {}
     for name in ("interp", *PACKAGES):
         try:

@@ -1,4 +1,4 @@
-"""Text in datasets, as the two file formats can hold it; prompts may hold anything."""
+"""Text in datasets, in the forms that the two file formats support; prompts may be any text."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import xarray as xr
 from interp.errors import InterpError
 
 ESCAPED = "escaped_nul"
-"""The attribute of a variable in whose strings `\\\\` is a backslash and `\\0` a NUL."""
+"""Marks a variable in whose strings `\\\\` is a backslash and `\\0` a NUL."""
 
 
 def without_nul(data: xr.Dataset) -> xr.Dataset:
-    """The same for netCDF, whose strings end at a NUL: variables that have one, escaped.
+    """The same with NULs escaped, because netCDF's strings end at a NUL.
 
     Raises:
-        InterpError: an attribute has one.
+        InterpError: an attribute contains a NUL.
     """
     owners = {"the dataset": data.attrs}
     owners |= {str(name): variable.attrs for name, variable in data.variables.items()}
@@ -26,9 +26,9 @@ def without_nul(data: xr.Dataset) -> xr.Dataset:
         for name, value in attrs.items():
             if isinstance(value, str) and "\0" in value:
                 raise InterpError(
-                    f"The attribute {name!r} of {owner} was to be saved as netCDF.",
-                    "It holds a NUL, where strings of netCDF end.",
-                    "Take it out, or save as .zarr.",
+                    f"Cannot save the attribute {name!r} of {owner} as netCDF.",
+                    "It contains a NUL, where netCDF's strings end.",
+                    "Remove the NUL, or save as .zarr.",
                 )
     found = [name for name in _texts(data) if "\0" in "".join(map(str, data[name].values.flat))]
     escaped = _changed(data, found, lambda text: text.replace("\\", "\\\\").replace("\0", "\\0"))
@@ -38,7 +38,7 @@ def without_nul(data: xr.Dataset) -> xr.Dataset:
 
 
 def with_nul(data: xr.Dataset) -> xr.Dataset:
-    """What `without_nul` escaped, as it was."""
+    """Undo `without_nul`."""
     found = [name for name in _texts(data) if ESCAPED in data[name].attrs]
     mark = re.compile(r"\\(.)", re.DOTALL)
     plain = _changed(data, found, lambda text: mark.sub(_unescaped, text))
@@ -48,7 +48,7 @@ def with_nul(data: xr.Dataset) -> xr.Dataset:
 
 
 def any_length(data: xr.Dataset) -> xr.Dataset:
-    """The same for Zarr, which warns of strings that have a fixed length."""
+    """The same for Zarr, which warns about strings of fixed length."""
     return data.assign(
         {
             name: _variable(data, name, data[name].values.astype(np.dtypes.StringDType()))
@@ -59,7 +59,7 @@ def any_length(data: xr.Dataset) -> xr.Dataset:
 
 
 def fixed_length(data: xr.Dataset) -> xr.Dataset:
-    """Strings of any length as numpy's usual ones, as they were before `any_length`."""
+    """Undo `any_length`: numpy's usual strings instead of those of any length."""
     return data.assign(
         {
             name: _variable(data, name, np.array(data[name].values.ravel().tolist(), dtype=str))

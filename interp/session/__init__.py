@@ -1,4 +1,4 @@
-"""A pipeline and its settings: load, encode, run, trace, and see the images."""
+"""A pipeline and its settings: load, encode, run, trace, and look at images."""
 
 from interp.session.session import Edit, Edits, Session
 from interp.session.start import Rewrite, Start

@@ -1,4 +1,4 @@
-"""Patches x prompts x seeds as batches of images to make, and the results on labelled axes."""
+"""Patches x prompts x seeds as batches of images, and their results on labelled axes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -15,7 +15,7 @@ from interp.session.start import Start
 from interp.text.categories import CATEGORIES
 from interp.text.prompt import Prompt
 
-#: For each patch, what is run for every prompt.
+#: For each patch, how every prompt is run.
 Starts = Sequence[Sequence[Start]]
 
 
@@ -64,13 +64,13 @@ def labelled(
     names: Sequence[str] | None,
     edits: Starts,
 ) -> xr.Dataset:
-    """Return what all batches gave, on the axes (patch, prompt, seed, ...).
+    """Return the results of all batches on the axes (patch, prompt, seed, ...).
 
     Args:
         done: the batches and their results.
-        prompts: as they were asked for.
+        prompts: the prompts that were asked for.
         seeds: the seeds.
-        names: the labels of the patches; None where a single patch makes no axis.
+        names: the labels of the patches; None for a single patch, which makes no axis.
         edits: what was run for each patch.
     """
     parts: list[xr.Dataset] = []
@@ -107,7 +107,7 @@ def labelled(
 
 
 def _of_prompt(variable: xr.Variable) -> xr.Variable:
-    """What describes a prompt is the same for all seeds, and, unless rewritten, for all patches."""
+    """Drop the axes on which a prompt's description is constant: seed and, usually, patch."""
     if "seed" in variable.dims:
         variable = variable.isel(seed=0)
         first = variable.isel(patch=0)
@@ -116,7 +116,7 @@ def _of_prompt(variable: xr.Variable) -> xr.Variable:
 
 
 def _per_row(result: Generated) -> xr.Dataset:
-    """One batch's results with the axis `row`."""
+    """The results of one batch, along the axis `row`."""
     data = xr.Dataset() if result.recorded is None else _rows_of(result.recorded)
     variables: dict[str, Any] = {}
     if result.images is not None:
@@ -142,7 +142,7 @@ def _rows_of(recorded: xr.Dataset) -> xr.Dataset:
 
 
 def labels(edits: Any) -> tuple[list[str] | None, list[Any]]:
-    """Return the labels of patches given singly (None), as a mapping, or as a sequence.
+    """Return the labels of patches passed as a mapping or a sequence; None for a single patch.
 
     Example:
         >>> labels({"none": None, "h": zero("pad")})[0]

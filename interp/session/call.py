@@ -1,7 +1,7 @@
-"""Arguments of a pipeline's own call that a session passes on, and writes down.
+"""Arguments of a pipeline's call that a session passes on and records.
 
-For all that a session does not say itself: `guidance_rescale`, `eta`, `cross_attention_kwargs`, the
-image of an IP-Adapter. What decides which rows a batch has is the session's own.
+For everything that a session does not set itself: `guidance_rescale`, `eta`,
+`cross_attention_kwargs`, the image of an IP-Adapter. The session alone decides on a batch's rows.
 """
 
 import inspect
@@ -36,31 +36,31 @@ OWN = {
     "callback": "sd.trace",
     "callback_steps": "sd.trace",
 }
-"""Arguments that are a session's own, and what says them."""
+"""Arguments that a session sets itself, and how to set them there."""
 IMAGES = ("ip_adapter_image", "ip_adapter_image_embeds")
 
 
 def must_pass(pipe: Any, call: Mapping[str, Any]) -> None:
-    """Raise if an argument is none of the pipeline's, or is said otherwise in a session.
+    """Raise if the pipeline has no such argument, or the session sets it itself.
 
     Example:
         >>> must_pass(pipe, {"guidance_rescale": 0.7})
 
     Raises:
-        InterpError: naming it.
+        InterpError: naming the argument.
     """
     known = set(inspect.signature(type(pipe).__call__).parameters) - {"self", "kwargs"} - set(OWN)
     for name in call:
         if name not in known:
             raise InterpError(
                 f"A session that calls a {type(pipe).__name__} with {name}= was asked for.",
-                f"It is said by {OWN[name]}." if name in OWN else "Its call has none of that name.",
-                f"Others are {', '.join(sorted(known))}.",
+                f"Set it with {OWN[name]}." if name in OWN else "Its call has no such argument.",
+                f"Arguments to pass on are {', '.join(sorted(known))}.",
             )
 
 
 def described(value: Any) -> Any:
-    """An argument as JSON: tensors and pictures by their SHA-256.
+    """An argument as JSON, with tensors and images replaced by their SHA-256.
 
     Example:
         >>> described({"scale": 0.5})

@@ -1,7 +1,7 @@
-"""Where the embedded model lies, and the names it has: such as no hub can have.
+"""Where the embedded model is, and its names, which can not be hub ids.
 
-The one place that knows. An installed package brings its data with it, a checkout has `data/`, and
-`INTERP_DATA` names folders that come before both.
+Only this file knows. An installed package contains its data, a checkout has `data/`, and folders in
+`INTERP_DATA` take precedence over both.
 """
 
 import os
@@ -20,7 +20,7 @@ _CHECKOUT = Path(__file__).resolve().parents[2] / "data"
 
 
 def data_folders() -> list[Path]:
-    """Return where data is looked for: `INTERP_DATA`, then the package's or the checkout's."""
+    """Return the data folders: those in `INTERP_DATA`, then the package's or the checkout's."""
     named = os.environ.get("INTERP_DATA", "")
     given = (Path(part).expanduser() for part in named.split(os.pathsep) if part)
     return [*given, _PACKAGE if _PACKAGE.is_dir() else _CHECKOUT]
@@ -34,7 +34,7 @@ def data_file(name: str | Path) -> Path:
         PosixPath('.../data/organism/memorized.csv')
 
     Raises:
-        InterpError: it is in none of them.
+        InterpError: none of them has it.
     """
     for folder in data_folders():
         if (folder / name).is_file():
@@ -47,7 +47,7 @@ def data_file(name: str | Path) -> Path:
 
 
 def is_embedded(name: str | Path) -> bool:
-    """Whether a name is an embedded model's, rather than a path's or a hub's.
+    """Whether a name denotes an embedded model, rather than a path or a hub id.
 
     Example:
         >>> is_embedded("embedded:bang"), is_embedded("./embedded")
@@ -57,7 +57,7 @@ def is_embedded(name: str | Path) -> bool:
 
 
 def embedded() -> list[str]:
-    """Return the names of the embedded models that are here.
+    """Return the names of the available embedded models.
 
     Example:
         >>> embedded()
@@ -78,7 +78,7 @@ def embedded_folder(name: str) -> Path:
         PosixPath('.../data/organism/eot')
 
     Raises:
-        InterpError: it is not here.
+        InterpError: it is not available.
     """
     twin = name.partition(":")[2] or PLAIN
     for root in data_folders():
@@ -88,5 +88,5 @@ def embedded_folder(name: str) -> Path:
         f"The model {name!r} was asked for.",
         f"Embedded models: {', '.join(embedded()) or 'none found'}; looked for in "
         f"{', '.join(str(root / FOLDER) for root in data_folders())}.",
-        "Give one of them, or set INTERP_DATA to the folder that has organism/ in it.",
+        "Pass one of them, or set INTERP_DATA to the folder that contains organism/.",
     )

@@ -1,8 +1,8 @@
 """One batch of images through the stock pipeline: prompts, seeds and patches as rows.
 
 Images of one batch share nothing but the UNet call: each has its own generator, seeded as if it
-were alone, so the same seed is the same noise in every batch. The pipeline's own `__call__` does
-the denoising. Use `Session`; this file knows nothing of defaults, axes or provenance.
+were alone, so a seed gives the same noise in every batch. The pipeline's own `__call__` does the
+denoising. Use `Session`; this file knows nothing about defaults, axes or provenance.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from interp.text.prompt import Prompt
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One image to make: a prompt, a seed, and what is done to it.
+    """One image to generate: a prompt, a seed and a patch.
 
     `place` is its place among the results; None for a run that only gives others its latents.
     `latents` is unit noise `[c, h, w]` in the place of the seed's own.
@@ -45,9 +45,10 @@ class Job:
 
 @dataclass
 class Trace:
-    """What the UNet was given and predicted, one entry per call: `[row, c, h, w]` each, on the CPU.
+    """The UNet's inputs and predictions, one entry per call: `[row, c, h, w]` each, on the CPU.
 
-    `eps_u` stays empty without guidance. Predictions are noise, whatever the model predicts.
+    `eps_u` is empty without guidance. Predictions are converted to noise, whatever the model
+    predicts.
     """
 
     latents: list[Tensor]
@@ -59,10 +60,10 @@ class Trace:
 
 @dataclass
 class Generated:
-    """What came out: final latents, images if asked for, recordings and trace if asked for.
+    """The results: final latents and, if asked for, images, recordings and trace.
 
-    `touched` are the operations that touched something: whether one that did not is a mistake can
-    be said only when all batches are through.
+    `touched` are the operations that touched something. Whether another one is a mistake is known
+    only after all batches.
     """
 
     latents: Float[Tensor, "row c h w"]
@@ -95,14 +96,14 @@ def generate(
         jobs: one per image.
         negative: the prompt of the unconditional rows; None without guidance.
         recorders: as for `record`.
-        images: decode the images; without them the VAE does not run.
-        trace: keep latents and noise predictions, in this dtype.
-        clean: give all rows the latents of the first at every step (the clean trajectory).
+        images: decode the images; otherwise the VAE does not run.
+        trace: keep latents and noise predictions in this dtype.
+        clean: give all rows the latents of the first row at every step (the clean trajectory).
         tick: called after every denoising step.
         call: other arguments of the pipeline's `__call__`.
 
     Raises:
-        InterpError: what comes out is not finite.
+        InterpError: the results are not finite.
     """
     prompts = [job.prompt for job in jobs]
     final: list[Tensor] = []
@@ -152,21 +153,21 @@ def generate(
 
 
 def _noise(pipe: Any, job: Job, call: Mapping[str, Any]) -> Float[Tensor, "c h w"]:
-    """The unit noise of a job, its own or its seed's."""
+    """A job's unit noise: its own or its seed's."""
     if job.latents is None:
         return unet_call.noise(pipe, job.seed, call["height"], call["width"])[0]
     return job.latents.to(pipe._execution_device, pipe.unet.dtype)
 
 
 def _check_finite(jobs: Sequence[Job], values: np.ndarray, what: str) -> None:
-    """Raise if some image ended in NaN or infinity: as an image it would be black or noise."""
+    """Raise if a result contains NaN or infinity, which would look like a black or noisy image."""
     finite = np.isfinite(values).reshape(len(jobs), -1).all(axis=1)
     broken = [job for job, good in zip(jobs, finite, strict=True) if not good]
     if broken:
         first = broken[0]
         raise InterpError(
             f"{first.prompt.text!r} was run with seed {first.seed} and patch {first.patch!r}.",
-            f"Its {what} are not all finite; the same goes for {len(broken) - 1} other images.",
+            f"Its {what} are not all finite, and neither are those of {len(broken) - 1} others.",
             "Run in float32 or bfloat16 (SDXL's VAE overflows in float16), or patch more gently.",
         )
 
@@ -186,10 +187,10 @@ def _embeddings(prompts: Sequence[Prompt], negative: Prompt | None) -> dict[str,
 
 @contextmanager
 def _quiet(pipe: Any) -> Iterator[None]:
-    """Silence the pipeline's own bar and decode image by image, and restore both settings.
+    """Silence the pipeline's progress bar and decode image by image; restore both settings.
 
-    Decoding one by one keeps the VAE, the hungriest part at 512 x 512, from growing with the
-    batch, and gives each image as if it had been made alone.
+    Decoding one by one keeps the memory of the VAE, the largest at 512 x 512, from growing with the
+    batch, and makes each image independent of the others.
     """
     missing = object()
     bar, slicing = getattr(pipe, "_progress_bar_config", missing), pipe.vae.use_slicing

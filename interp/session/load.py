@@ -1,7 +1,7 @@
 """From a name to a stock pipeline: the embedded model, a local folder, or a hub id.
 
-Nothing is fetched unless the name is a hub id, and pickled weights are never read. A pipeline that
-is in memory already needs none of this: `Session(pipe)`.
+Nothing is downloaded unless the name is a hub id, and pickled weights are never read. For a
+pipeline that is already in memory, use `Session(pipe)`.
 """
 
 import re
@@ -20,7 +20,7 @@ from interp.text.encoding import encoders
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FORMER = ("organism/eot", "organism/bang")
-"""What embedded models were called: names that anybody may have on a hub."""
+"""Former names of embedded models, which anybody could register on a hub."""
 
 
 def load(
@@ -53,7 +53,7 @@ def load(
             own; its own by default.
         settings: settings of the session (`steps=`, `guidance=`, ...).
 
-    The safety checker is left out: it blackens images, and a blackened image has no similarity.
+    The safety checker is left out: it blackens images, and a black image is similar to nothing.
 
     Raises:
         InterpError: nothing of that name exists, its folder is incomplete, float16 is asked for on
@@ -68,8 +68,8 @@ def load(
         source["revision"] = revision or folder.name
     if not any(folder.rglob("*.safetensors")):
         raise InterpError(
-            f"The model {str(name)!r} was to be loaded from {folder}.",
-            "There is no *.safetensors file below it.",
+            f"Cannot load the model {str(name)!r} from {folder}.",
+            "There are no *.safetensors files in it.",
             "Save the model with safe_serialization=True; pickled weights are never read.",
         )
     checker = {"safety_checker": None} if _has_safety_checker(folder) else {}
@@ -81,9 +81,9 @@ def load(
         _check_vocabulary(pipe)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as cause:
         raise InterpError(
-            f"The model {str(name)!r} was to be loaded from {folder}.",
+            f"Cannot load the model {str(name)!r} from {folder}.",
             f"The folder is incomplete or damaged: {str(cause).partition(chr(10))[0]}",
-            "It was probably cut off while being downloaded or copied: get it again.",
+            "A download or copy was probably interrupted: get it again.",
         ) from cause
     if scheduler is not None:
         pipe.scheduler = _scheduler(scheduler).from_config(pipe.scheduler.config)
@@ -91,14 +91,14 @@ def load(
 
 
 def find(name: str | Path) -> Path | None:
-    """Return the folder of a local or embedded model, or None where only a hub can have it.
+    """Return the folder of a local or embedded model; None if the name can only be a hub id.
 
     Example:
         >>> find("embedded")
         PosixPath('.../data/organism/eot')
 
     Raises:
-        InterpError: the name can only be local and is not there.
+        InterpError: the name can only be local, and there is no such model.
     """
     if is_embedded(name):
         return embedded_folder(str(name))
@@ -111,7 +111,7 @@ def find(name: str | Path) -> Path | None:
         f"The model {str(name)!r} was asked for.",
         (f"The folder {str(folder)!r} has no {INDEX}. " if folder.exists() else "")
         + f"Embedded models: {', '.join(embedded()) or 'none found'}.",
-        "Give one of them, a folder in diffusers format, or a hub id 'owner/name'.",
+        "Pass one of them, a folder in diffusers format, or a hub id 'owner/name'.",
     )
 
 
@@ -123,8 +123,8 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
     if asked is None or (asked is torch.float16 and device.type == "cpu"):
         raise InterpError(
             f"dtype={dtype} was asked for on {device}.",
-            "There are float32 and bfloat16 everywhere, and float16 on a GPU.",
-            "Leave dtype out: float32 on a CPU, float16 elsewhere.",
+            "float32 and bfloat16 work everywhere, float16 only on a GPU.",
+            "Leave out dtype for the default: float32 on a CPU, float16 elsewhere.",
         )
     return asked
 
@@ -154,12 +154,12 @@ def _download(name: str, local_files_only: bool, revision: str | None) -> Path:
             f"The model {name!r} was asked for{f' at {revision}' if revision else ''}.",
             f"It is not {where}: {str(cause).splitlines()[0]} "
             f"Embedded models: {', '.join(embedded()) or 'none found'}.",
-            "Check the name and the network, or give a folder in diffusers format.",
+            "Check the name and the network, or pass a folder in diffusers format.",
         ) from cause
 
 
 def _check_vocabulary(pipe: Any) -> None:
-    """Where its files are missing, transformers makes up a tokenizer that knows no words."""
+    """Raise for an empty tokenizer, which transformers makes up if its files are missing."""
     for tokenizer, encoder in encoders(pipe):
         config: Any = encoder.config
         if len(tokenizer) < config.vocab_size:

@@ -1,7 +1,7 @@
-"""diffusers and transformers without remarks that a reader can do nothing about, for a moment.
+"""Silence messages of diffusers and transformers that the user can do nothing about.
 
-Only bars, and the one remark that torchvision, which nothing here uses, is not installed: what
-they say about a model's files is said. Not for hiding warnings of one's own code.
+Only progress bars, and the message that torchvision, which nothing here uses, is not installed;
+what they say about a model's files is still shown. Not for hiding warnings of our own code.
 """
 
 import logging
@@ -22,7 +22,7 @@ def _other(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Load something without bars; afterwards everybody's settings are as they were.
+    """Load something without progress bars; settings are restored afterwards.
 
     Example:
         >>> with quiet():
@@ -44,7 +44,7 @@ def quiet() -> Iterator[None]:
             (of_hub.enable_progress_bars if hub else of_hub.disable_progress_bars)()
 
 
-# Importing these is what makes transformers remark on torchvision.
+# Importing these triggers the message of transformers about torchvision.
 with quiet():
     from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 

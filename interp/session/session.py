@@ -1,7 +1,7 @@
-"""A stock pipeline and its settings: encode, run, trace, and see the images.
+"""A stock pipeline and its settings: encode, run, trace, and look at images.
 
-The pipeline stays stock: what a session does with it, its own `__call__` does. For one image under
-one patch no session is needed: `with patch.on(pipe): pipe(...)`.
+The pipeline stays stock: a session only uses its `__call__`. For one image with one patch no
+session is needed: `with patch.on(pipe): pipe(...)`.
 """
 
 import json
@@ -51,7 +51,7 @@ class Session(Settings):
     """
 
     def but(self, **changes: Any) -> "Session":
-        """Return the same session with other settings: `sd.but(guidance=1.0)`."""
+        """Return the same session with some settings changed: `sd.but(guidance=1.0)`."""
         return Session(self.pipe, **{**self.settings, "source": self.source, **changes})
 
     def encode(self, texts: str | Sequence[str]) -> Any:
@@ -74,7 +74,7 @@ class Session(Settings):
         trajectory: Trajectory | str = "own",
         latents: Tensor | None = None,
     ) -> xr.Dataset:
-        """Generate, and return what was recorded as one dataset.
+        """Generate, and return images and recordings as one dataset.
 
         Example:
             >>> run = sd.run(a, seeds=range(4), record=ip.mass)
@@ -83,21 +83,21 @@ class Session(Settings):
 
         Args:
             prompts: texts or encoded prompts.
-            seeds: how many (4 is the first four), or which; one image each. The same seed is the
-                same noise for every prompt and patch.
-            patch: one patch or mitigation; or several by name, which makes an axis `patch`.
+            seeds: how many (4 is the first four), or which; one image each. A seed gives the same
+                noise for every prompt and patch.
+            patch: one patch or mitigation, or several by name, which adds an axis `patch`.
             record: a recorder such as `ip.mass`, or several.
             images: keep the images, uint8 `image(prompt, seed, pixel_y, pixel_x, rgb)`; by default
-                where nothing is recorded.
+                only if nothing is recorded.
             trajectory: "own" lets every patched run follow its own latents (the total effect);
-                "clean" evaluates it at each step on the latents of the unpatched run (the direct
-                effect), which ends in no image of its own.
-            latents: unit noise to start from instead of the seeds' own (see `noise`), `[seed, c, h,
-                w]` for all prompts or `[prompt, seed, c, h, w]`.
+                "clean" evaluates each step on the latents of the unpatched run (the direct effect),
+                which gives no images.
+            latents: unit noise to start from instead of the seeds' (see `noise`), `[seed, c, h, w]`
+                for all prompts or `[prompt, seed, c, h, w]`.
 
         Raises:
-            InterpError: there are no prompts or seeds, a patch touched nothing, images are asked
-                for on the clean trajectory, or latents have another shape.
+            InterpError: there are no prompts or seeds, a patch touched nothing, images were asked
+                for on the clean trajectory, or latents have the wrong shape.
         """
         images = record is None if images is None else images
         return self._grid(prompts, seeds, patch, record, trajectory, images, None, latents)
@@ -120,14 +120,14 @@ class Session(Settings):
             >>> trace = sd.trace(prompts, seeds=range(4))
             >>> (trace.eps_c - trace.eps_u).astype("float32")       # Wen et al.'s signal
 
-        Variables, all `(prompt, seed, step, channel, latent_y, latent_x)`: `latents`, what the UNet
-        was given; `eps_c` and, with guidance, `eps_u`, what it predicted, as noise also for models
-        that predict velocity. `final_latents` has no step. `timestep` and `alpha_bar` stand on
-        `step`, which counts UNet calls.
+        Variables, all `(prompt, seed, step, channel, latent_y, latent_x)`: `latents`, the UNet's
+        input; `eps_c` and, with guidance, `eps_u`, its predictions, converted to noise for models
+        that predict velocity. `final_latents` has no step. `timestep` and `alpha_bar` are
+        coordinates on `step`, which counts UNet calls.
 
         Args:
-            half: keep float16, half the memory (3 x 1.6 MB an image for SD 1.4 at 50 steps);
-                differences should be taken in float32.
+            half: keep float16, half the memory (3 x 1.6 MB per image for SD 1.4 at 50 steps); take
+                differences in float32.
 
         Other arguments and errors as in `run`.
         """
@@ -147,7 +147,7 @@ class Session(Settings):
         return [Image.fromarray(array) for array in flat.transpose("n", ...).values]
 
     def noise(self, seed: int) -> Float[Tensor, "1 c h w"]:
-        """Return the unit noise from which a seed's images start."""
+        """Return the unit noise that a seed's images start from."""
         return unet_call.noise(self.pipe, seed, self.height, self.width)
 
     def guidance_at_start(
@@ -175,21 +175,21 @@ class Session(Settings):
         trace: torch.dtype | None,
         latents: Tensor | None,
     ) -> xr.Dataset:
-        """The one engine behind `run` and `trace`."""
+        """The engine behind `run` and `trace`."""
         has_its_images(self)
         encoded, seeds = self._prompts(prompts), chosen_seeds(seeds)
         if not encoded or trajectory not in ("own", "clean"):
             raise InterpError(
                 f"{len(encoded)} prompts on trajectory={trajectory!r} were asked for.",
-                "There is at least one prompt, and the trajectory is 'own' or 'clean'.",
-                "Pass prompts, and leave trajectory out for the total effect of patches.",
+                "There must be at least one prompt, and the trajectory is 'own' or 'clean'.",
+                "Pass prompts, and leave out trajectory for the total effect of patches.",
             )
         clean = trajectory == "clean"
         if clean and images:
             raise InterpError(
                 "Images on the clean trajectory were asked for.",
-                "All images would be that of the unpatched run, whose latents are used there.",
-                "Record or trace with trajectory='clean'; see images with trajectory='own'.",
+                "They would all be the image of the unpatched run, whose latents are used there.",
+                "Record or trace with trajectory='clean'; look at images with trajectory='own'.",
             )
         names, edits = labels(patch)
         shape = (len(seeds), *unet_call.latent_shape(self.pipe, self.height, self.width))
@@ -246,14 +246,14 @@ class Session(Settings):
         if len(shapes) > 1 or any(n % length or w != width for n, w in shapes):
             raise InterpError(
                 f"Cannot run {', '.join(map(repr, encoded))}.",
-                f"Their embeddings are {', '.join(map(str, map(tuple, shapes)))}, this model's "
-                f"{(length, width)}, or windows of that many positions, as many for all prompts.",
+                f"Their embeddings are {', '.join(map(str, map(tuple, shapes)))}. This model takes "
+                f"{(length, width)}, or several windows of that size, as many for all prompts.",
                 "Encode them with this session: sd.encode(text).",
             )
         return encoded
 
     def _starts(self, edit: Edit, plain: Sequence[Start], seeds: Sequence[int]) -> list[Start]:
-        """What to run for every prompt under this patch or mitigation."""
+        """How to run every prompt with this patch or mitigation."""
         if edit is None or isinstance(edit, Patch):
             return [replace(start, patch=edit) for start in plain]
         if not isinstance(edit, Rewrite):
@@ -261,11 +261,11 @@ class Session(Settings):
                 f"A {type(edit).__name__} was given as a patch.",
                 "Patches are made by zero, copy, swap and the other verbs, or by "
                 "interp.mitigations.",
-                "Pass one of them, several as {name: patch}, or None for no patch.",
+                "Pass one, several as {name: patch}, or None for no patch.",
             )
         if any(start.latents is not None for start in plain):
             raise InterpError(
-                f"{edit!r} was asked for on given latents.",
+                f"{edit!r} was asked for with latents=.",
                 "It depends on the noise, which it takes from the seeds.",
                 "Leave out latents=.",
             )

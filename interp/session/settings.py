@@ -1,6 +1,6 @@
-"""What a generation's numbers depend on beside prompt, seed and patch, said once and written down.
+"""What results depend on besides prompt, seed and patch; recorded in their provenance.
 
-The base of `Session`, in a file of its own because a sweep compares settings without running.
+The base of `Session`, in its own file because a sweep compares settings without running.
 """
 
 from collections.abc import Mapping
@@ -31,8 +31,8 @@ class Settings:
         steps: denoising steps.
         guidance: classifier-free guidance; at most 1 runs without unconditional rows.
         height, width: pixels; the model's own size by default.
-        negative: the unconditional prompt. None is what the pipeline does by itself: `""` for SD,
-            all zeros for most SDXL models.
+        negative: the unconditional prompt. None is the pipeline's default: `""` for SD, all zeros
+            for most SDXL models.
         budget: GiB of activations that a batch may take; see `memory.images_at_once`.
         source: where the model is from, to be written down: `id`, and `revision` of a hub's. What
             it is now is found out anew whenever it is asked for.
@@ -40,7 +40,7 @@ class Settings:
             prompts that the session encodes) or `ip_adapter_image`; they are written down too.
 
     Raises:
-        InterpError: the pipeline is of another kind, or a setting makes no sense.
+        InterpError: the pipeline is of another kind, or a setting is invalid.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Settings:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments that make the same session of the same pipeline."""
+        """The arguments that recreate this session from the same pipeline."""
         names = ("steps", "guidance", "height", "width", "negative", "budget")
         return {**{name: getattr(self, name) for name in names}, **self.call}
 
@@ -79,7 +79,7 @@ class Settings:
 
     @property
     def uncond_policy(self) -> str:
-        """What the unconditional rows are given: a prompt in quotes, "zeros", or "none"."""
+        """The input of the unconditional rows: a prompt in quotes, "zeros", or "none"."""
         if not self.guided:
             return "none"
         zeros = getattr(self.pipe.config, "force_zeros_for_empty_prompt", False)
@@ -102,7 +102,7 @@ class Settings:
         return self.provenance()["model"]
 
     def provenance(self) -> dict[str, Any]:
-        """Return what is needed to run again, apart from prompts, seeds and patches."""
+        """Return what is needed to reproduce a run, apart from prompts, seeds and patches."""
         facts = results.describe(self.pipe)
         name = facts["model"]["id"] or type(self.pipe).__name__
         return {
@@ -129,7 +129,7 @@ class Settings:
         return f'<table class="{LITERAL}">{title}{rows}</table>'
 
     def _facts(self) -> dict[str, Any]:
-        """What a reader wants to see at a glance: nothing that takes time to find out."""
+        """What to see at a glance; nothing that takes time to compute."""
         pipe = self.pipe
         return {
             "model": self.source.get("id") or getattr(pipe.config, "_name_or_path", None) or "",
@@ -171,19 +171,19 @@ def _check(
     if getattr(pipe, "safety_checker", None) is not None:
         raise InterpError(
             "A session can not have a pipeline with a safety checker.",
-            "It blackens some images, and a black image has no similarity to anything.",
+            "It blackens some images, and a black image is similar to nothing.",
             "Load it with safety_checker=None, or set pipe.safety_checker = None.",
         )
 
 
 def has_its_images(session: Settings) -> None:
-    """Raise if the UNet takes an image with every prompt, and the session has none.
+    """Raise if the UNet needs an image with every prompt, and the session has none.
 
     Example:
         >>> has_its_images(sd)        # before every run: an adapter may be loaded at any time
 
     Raises:
-        InterpError: for a pipeline with an IP-Adapter.
+        InterpError: the pipeline has an IP-Adapter.
     """
     adapted = session.pipe.unet.config.encoder_hid_dim_type == "ip_image_proj"
     if adapted and not session.call.keys() & set(IMAGES):
@@ -201,13 +201,13 @@ def text_alone(session: Settings) -> None:
         >>> text_alone(sd)        # before the UNet is called without the pipeline
 
     Raises:
-        InterpError: naming what else it is given.
+        InterpError: naming its other inputs.
     """
     has_its_images(session)
     more = sorted(session.call.keys() & {*IMAGES, "cross_attention_kwargs"})
     if more:
         raise InterpError(
             f"Single predictions of a session with {', '.join(more)} were asked for.",
-            "There the UNet is called directly, with latents and text alone.",
+            "They call the UNet directly, with only latents and text.",
             "Use a session without it, or methods that run the pipeline.",
         )

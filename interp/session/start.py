@@ -1,7 +1,7 @@
-"""Where a run starts: prompt, noise, and the patch it is run under.
+"""What a run starts from: a prompt, noise, and a patch.
 
-What a session makes of a patch, and what a mitigation may return that changes more than a patch
-can: another prompt, or other noise.
+A session makes one from each patch; a mitigation that needs more than a patch returns one, with
+another prompt or other noise.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """One prompt as it is run, for all its seeds.
+    """How one prompt is run, for all its seeds.
 
     Attributes:
-        prompt: the prompt that is run.
+        prompt: the prompt to run.
         latents: unit noise for each seed; None draws it from the seed.
         patch: on the pipeline while it runs.
     """
@@ -38,31 +38,31 @@ class Start:
 
 @runtime_checkable
 class Rewrite(Protocol):
-    """A mitigation that changes what is run, rather than how: the prompt, or the noise."""
+    """A mitigation that changes the input of a run: the prompt or the noise."""
 
     def rewrite(self, session: Session, prompt: Prompt, seeds: Sequence[int]) -> Prompt | Start:
         """Return what to run instead, for these seeds."""
         ...
 
     def to_json(self) -> str:
-        """Return what was done."""
+        """Return a description for provenance."""
         ...
 
 
 def for_prompts(
     latents: Tensor | None, prompts: int, shape: tuple[int, int, int, int]
 ) -> list[Float[Tensor, "seed c h w"] | None]:
-    """Given latents, prompt by prompt.
+    """The user's latents, split by prompt.
 
     Example:
         >>> for_prompts(torch.randn(4, 4, 64, 64), 2, (4, 4, 64, 64))     # shared by both prompts
 
     Args:
         latents: `[seed, c, h, w]` or `[prompt, seed, c, h, w]`.
-        shape: what those of one prompt must be.
+        shape: the shape of one prompt's latents.
 
     Raises:
-        InterpError: for another shape.
+        InterpError: the shape is wrong.
     """
     if latents is None:
         return [None] * prompts
@@ -71,7 +71,7 @@ def for_prompts(
     if tuple(latents.shape) == (prompts, *shape):
         return list(latents)
     raise InterpError(
-        f"latents of shape {tuple(latents.shape)} were given.",
-        f"These {prompts} prompts and {shape[0]} seeds take {shape}, or {(prompts, *shape)}.",
-        "Give unit noise for every seed; sd.noise(seed) is that of one.",
+        f"latents of shape {tuple(latents.shape)} were passed.",
+        f"These {prompts} prompts and {shape[0]} seeds take {shape} or {(prompts, *shape)}.",
+        "Pass unit noise for every seed; sd.noise(seed) is that of one.",
     )

@@ -1,4 +1,4 @@
-"""Prompts x seeds x patches into a store that survives a kill: here, or on a Dask cluster."""
+"""Prompts x seeds x patches, in a store that survives being killed; locally or on a cluster."""
 
 from interp.sweep.run import sweep
 

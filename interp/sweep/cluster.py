@@ -1,8 +1,8 @@
 """A sweep on a Dask cluster: workers load the model once, and hand datasets back.
 
-Only the caller writes the store, so a worker that is killed can not leave it half written, and
-workers need not see the caller's disk. Dask gives the prompts of a dead worker to the others, and
-a worker that is started anew loads the model again.
+Only the caller writes the store, so a killed worker can not leave it half written, and workers need
+no access to the caller's disk. Dask reassigns the prompts of a dead worker, and a restarted worker
+loads the model again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Task = tuple[Prompt, Float[Tensor, "1 3 h w"] | None]
 
 @dataclass(frozen=True)
 class Source:
-    """How to load a session's model again, and how to tell that it is the same."""
+    """How to load a session's model again, and how to check that it is the same."""
 
     name: str
     revision: str | None
@@ -46,18 +46,18 @@ class Source:
         """The source of a session that `load` made.
 
         Raises:
-            InterpError: the session was made of a pipeline in memory.
+            InterpError: the session was made from a pipeline in memory.
         """
         source, written = session.source, session.provenance()
         if "id" not in source:
             raise InterpError(
                 f"A sweep of {session!r} on a cluster was asked for.",
-                "Its pipeline was made in memory, so that workers can not load it.",
-                "Save it with pipe.save_pretrained(folder) and take interp.load(folder), or leave "
-                "client out.",
+                "Its pipeline exists only in memory, so workers can not load it.",
+                "Save it with pipe.save_pretrained(folder) and use interp.load(folder), or leave "
+                "out client.",
             )
         local = Path(source["id"]).expanduser()
-        # Embedded models are found by name everywhere; other folders not, where workers began.
+        # Embedded models are found by name anywhere; other relative paths only from this folder.
         name = str(local.resolve()) if find(source["id"]) == local else source["id"]
         return cls(
             name,
@@ -72,8 +72,8 @@ class Source:
         """The session, loaded again.
 
         Raises:
-            InterpError: it is another one: the pipeline was changed after it was loaded, or this
-                machine has other packages or another model.
+            InterpError: it is not the same: the pipeline was changed after loading, or this machine
+                has other packages or another model.
         """
         session = load(
             self.name, self.dtype, self.device, revision=self.revision,
@@ -83,8 +83,8 @@ class Source:
         if found is not None:
             raise InterpError(
                 f"A worker loaded {self.name!r} for a sweep.",
-                f"What it got is not the caller's pipeline: {found}.",
-                "Change nothing after interp.load, or save what was changed with "
+                f"It is not the caller's pipeline: {found}.",
+                "Change nothing after interp.load, or save the changed pipeline with "
                 "pipe.save_pretrained(folder) and load that; give workers the same packages.",
             )
         return session
@@ -93,15 +93,15 @@ class Source:
 class Engine:
     """What a worker keeps during a sweep. A plugin, so that workers which join later have it too.
 
-    It travels as Dask sends everything between its own processes, and the model is loaded when the
-    first prompt comes. Nothing here reads pickles: connect only to clusters that are yours.
+    Dask sends it like everything between its processes, pickled: connect only to your own clusters.
+    The model is loaded when the first prompt arrives.
     """
 
     def __init__(self, source: Source, plan: Plan) -> None:
         self.source, self.plan = source, plan
 
     def setup(self, worker: Any) -> None:
-        """Called by Dask where the plugin arrives."""
+        """Called by Dask on each worker."""
         self.lock = Lock()
         self.runs: list[Session] | None = None
 
@@ -143,9 +143,9 @@ def spread(
             future.release()
     except KilledWorker as error:
         raise InterpError(
-            f"Prompt {place} was to be made on a cluster.",
-            f"Workers died of it, one after the other ({error}).",
-            "Mostly it is memory: give workers more of it, or the session a smaller budget=.",
+            f"Prompt {place} could not be run on the cluster.",
+            f"One worker after the other died of it ({error}).",
+            "The usual cause is memory: give workers more, or the session a smaller budget=.",
         ) from error
     finally:
         client.cancel(list(places))
@@ -169,7 +169,7 @@ def _on_worker(name: str, task: Task) -> xr.Dataset:
 
 
 class _Unwatched:
-    """Standard error on which no progress bar draws: the caller has the one bar."""
+    """Standard error without progress bars: only the caller shows one."""
 
     def __init__(self) -> None:
         self._stream = sys.stderr

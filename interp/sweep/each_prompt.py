@@ -1,6 +1,6 @@
-"""Whatever is worked out prompt by prompt, in a store that survives a kill.
+"""Any results computed prompt by prompt, in a store that survives being killed.
 
-What `sweep` does for images under patches, for results that are made otherwise, such as scores.
+Like `sweep`, but for results other than patched images, such as scores.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def each_prompt(
         settings: whatever else decides about the results, as JSON values.
 
     Raises:
-        InterpError: the store was begun under other settings.
+        InterpError: the store was begun with other settings.
     """
     prompts = [session.encode(text) for text in texts]
     nothing = Plan(chosen_seeds(seeds), {"none": None}, None, {}, (), False)

@@ -1,9 +1,9 @@
-"""Metrics of one prompt's images: each against what it says that it compares with.
+"""Metrics of one prompt's images, each applied as its attribute `against` says.
 
-against = "image"    metric(images, reference): the baseline of the same seed, and the training
-                     image where the caller has one; variable (..., seed, reference)
-against = "prompt"   metric(images, text): what the user wrote; variable (..., seed)
-against = "seeds"    metric(images, groups): across the seeds; variable (...)
+against = "image"    metric(images, reference): the baseline of the same seed and, if known, the
+                     training image; variable (..., seed, reference)
+against = "prompt"   metric(images, text): the text that the user wrote; variable (..., seed)
+against = "seeds"    metric(images, groups): across seeds; variable (...)
 """
 
 from __future__ import annotations
@@ -20,11 +20,7 @@ from torch import Tensor
 from interp.errors import InterpError
 
 REFERENCES = ("baseline", "training")
-AXES = {
-    "image": ("patch", "seed", "reference"),
-    "prompt": ("patch", "seed"),
-    "seeds": ("patch",),
-}
+AXES = {"image": ("patch", "seed", "reference"), "prompt": ("patch", "seed"), "seeds": ("patch",)}
 Variable = tuple[tuple[str, ...], np.ndarray]
 
 
@@ -34,7 +30,7 @@ def measured(
     text: str,
     reference: Float[Tensor, "1 3 newh neww"] | None,
 ) -> dict[str, Variable]:
-    """Return every metric of one prompt's images, as float32 variables.
+    """Return every metric of one prompt's images as float32 variables.
 
     Example:
         >>> measured({"sscd": sscd, "clipscore": clip}, images, "a photo of a goat", None)
@@ -46,7 +42,7 @@ def measured(
         reference: the training image.
 
     Raises:
-        InterpError: a metric returns something else than a number per image, or per patch.
+        InterpError: a metric does not return one number per image, or per patch.
     """
     patches, seeds = images.shape[:2]
     flat = rearrange(images, "patch seed h w rgb -> (patch seed) h w rgb")
@@ -61,7 +57,7 @@ def measured(
             values = rearrange(scores, "(patch seed) -> patch seed", seed=seeds)
         else:
             values = np.full((patches, seeds, len(REFERENCES)), np.nan, dtype=np.float32)
-            # One reference for all patches of a seed: metrics look at it once.
+            # One reference for all patches of a seed, so that metrics process it once.
             for seed in range(seeds):
                 alike = metric(images[:, seed], images[0, seed])
                 values[:, seed, 0] = _numbers(name, alike, patches)
@@ -81,14 +77,14 @@ def rehearse(
     """Try the metrics on blank images, once for each size of training image.
 
     Raises:
-        InterpError: a metric can not work: one seed has no diversity, sizes do not fit.
+        InterpError: a metric can not work: a single seed has no diversity, or sizes do not fit.
     """
     unknown = {getattr(metric, "against", "image") for metric in metrics.values()} - set(AXES)
     if unknown:
         raise InterpError(
-            f"A metric against {sorted(unknown)[0]!r} was given.",
-            f"Metrics are against {', '.join(map(repr, AXES))}.",
-            "Set its attribute against, or leave it out for metrics of two images.",
+            f"A metric with against={sorted(unknown)[0]!r} was passed.",
+            f"The attribute against is one of {', '.join(map(repr, AXES))}.",
+            "Set it to one of them, or leave it out for metrics of two images.",
         )
     blank = repeat(np.zeros(3, np.uint8), "rgb -> 1 seed h w rgb", seed=seeds, h=size[0], w=size[1])
     for reference in (*references.values(),) or (None,):
@@ -99,8 +95,8 @@ def _numbers(name: str, values: Any, count: int) -> Float[np.ndarray, " n"]:
     array = torch.as_tensor(values).detach().float().cpu().numpy()
     if array.shape != (count,):
         raise InterpError(
-            f"The metric {name!r} was asked for {count} numbers.",
+            f"The metric {name!r} should return {count} numbers.",
             f"It returned an array of shape {array.shape}.",
-            "A metric returns one number per image, diversity one per group.",
+            "Return one number per image, or per group if it compares seeds.",
         )
     return array

@@ -1,7 +1,7 @@
 """One prompt's share of a sweep: all its images, measured, as one dataset with every axis.
 
-It is the unit of work, of writing and of losing: the baseline of a prompt is made once because
-everything that needs it is here, and nothing here depends on other prompts.
+This is the unit of work, of writing, and of what a kill can lose. Everything that needs a prompt's
+baseline is here, so it is generated once, and nothing depends on other prompts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from interp.sweep.plan import Plan
 from interp.text.prompt import Prompt
 
 AXES = ("guidance", "patch", "prompt", "seed")
-#: Coordinates that describe a prompt, and differ by patch where one rewrites it.
+#: Coordinates that describe a prompt, and differ by patch if one rewrites it.
 OF_TEXT = ("tokens", "word", "position_category")
 
 
@@ -33,7 +33,7 @@ def sessions(session: Session, plan: Plan) -> list[Session]:
 
 
 def unconditional(runs: Sequence[Session]) -> Prompt | None:
-    """The prompt of the unconditional rows, where every run has such rows."""
+    """The prompt of the unconditional rows, if every run has such rows."""
     return runs[0].unconditional if all(run.guided for run in runs) else None
 
 
@@ -55,8 +55,8 @@ def cell(
         reference: its training image.
 
     Returns:
-        Variables over (guidance, patch, prompt, seed, ...) as far as they have these axes, the
-        prompt's of length 1. Cells of patches that do not apply are NaN, and 0 in images.
+        Variables over those of (guidance, patch, prompt, seed, ...) that they have, `prompt` with
+        length 1. Where a patch does not apply, values are NaN and images 0.
     """
     names = plan.applying(prompt, unconditional(runs))
     parts = [_at_one_scale(run, plan, names, prompt, reference) for run in runs]
@@ -64,7 +64,7 @@ def cell(
     if plan.guidance is None:
         data = parts[0]
     else:
-        # Recordings of unconditional rows are missing where guidance has none.
+        # Recordings of unconditional rows are missing at scales without guidance.
         bare = [part.reset_coords(drop=True) for part in parts]
         scales = pd.Index(plan.guidance, name="guidance")
         data = xr.concat(bare, scales, data_vars="all", join="outer").assign_coords(coords.coords)

@@ -1,7 +1,7 @@
-"""What is asked of a sweep: checked before the first image, and comparable as plain JSON.
+"""What a sweep is asked to do: checked before the first image, and comparable as plain JSON.
 
-A sweep runs for hours and is continued days later, so what can be known to be wrong is said at
-once, and what decides about its numbers is written down in a form that can be compared.
+A sweep runs for hours and may be resumed days later, so errors that can be foreseen are raised at
+once, and whatever determines its numbers is recorded in a form that can be compared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from interp.session.batches import labels
 from interp.text.prompt import Prompt
 
 BASELINE = "none"
-#: Names that the dataset has for itself.
+#: Names that the dataset uses itself.
 RESERVED = {
     *results.DIMS,
     *results.SPACE,
@@ -41,15 +41,15 @@ DECISIVE = ("torch", "diffusers", "transformers", "interp")
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What all prompts of a sweep share. Workers are given one, so no model is in it.
+    """What all prompts of a sweep share. It is sent to workers, so it contains no model.
 
     Attributes:
         seeds: one image each.
         edits: patches and mitigations by name; the first is the baseline.
-        guidance: guidance scales, an axis of the result; None for the session's own and no axis.
+        guidance: guidance scales, an axis of the result; None for the session's own, without axis.
         metrics: by the name of their variable.
         recorders: what to record.
-        images: whether images are kept.
+        images: whether to keep the images.
     """
 
     seeds: Sequence[int]
@@ -63,20 +63,20 @@ class Plan:
         if len(set(self.seeds)) < len(self.seeds) or self.guidance == ():
             raise InterpError(
                 f"The seeds {list(self.seeds)} with guidance={self.guidance} were asked for.",
-                "Each seed comes once, and there is at least one guidance scale.",
-                "Say seeds=10, and leave guidance out for the session's own.",
+                "Seeds must be distinct, and there must be at least one guidance scale.",
+                "Use seeds=10, and leave out guidance for the session's own.",
             )
 
     @property
     def rewrites(self) -> bool:
-        """Whether prompts may have other tokens under some of the edits."""
+        """Whether some of the edits may change a prompt's tokens."""
         return any(isinstance(edit, Rewrite) for edit in self.edits.values())
 
     def applying(self, prompt: Prompt, unconditional: Prompt | None) -> list[str]:
-        """The names of the edits that find something to edit.
+        """The names of the edits that have something to edit.
 
-        A prompt of 77 tokens has no pads: an edit of them is no edit of this prompt, and its cells
-        stay empty.
+        A prompt of 77 tokens has no pads: an edit of pads does not apply to it, and its cells stay
+        empty.
 
         Args:
             prompt: the prompt.
@@ -102,10 +102,10 @@ class Plan:
 
 
 def distinct(plan: Plan, columns: Iterable[str]) -> None:
-    """Make sure that variables and coordinates have names of their own.
+    """Make sure that variables and coordinates have distinct names.
 
     Raises:
-        InterpError: two have one name.
+        InterpError: two have the same name.
     """
     recorded = [recorder.name + tail for recorder in plan.recorders for tail in ("", "_uncond")]
     names = Counter([*RESERVED, *recorded, *plan.metrics, *columns])
@@ -113,8 +113,8 @@ def distinct(plan: Plan, columns: Iterable[str]) -> None:
     if twice:
         raise InterpError(
             f"Metrics {list(plan.metrics)} and labels {list(columns)} were asked for.",
-            f"The dataset would have two variables of the name {twice[0]!r}.",
-            "Name the metric or label otherwise: metrics={'sscd': ...}.",
+            f"The dataset would have two variables called {twice[0]!r}.",
+            "Rename the metric or label: metrics={'sscd': ...}.",
         )
 
 
@@ -126,7 +126,7 @@ def named(patches: Edits) -> dict[str, Edit]:
         ['none', 'h']
 
     Raises:
-        InterpError: two have one name, or the baseline has another name than "none".
+        InterpError: two have the same name, or the baseline is not called "none".
     """
     names, edits = labels(patches)
     pairs = list(zip(names or [repr(edits[0])], edits, strict=True))
@@ -135,8 +135,8 @@ def named(patches: Edits) -> dict[str, Edit]:
     found = {BASELINE: None, **dict(others)}
     if len(found) < 1 + len(others) or unpatched - {BASELINE}:
         raise InterpError(
-            f"Patches of the names {', '.join(name for name, _ in pairs)} were asked for.",
-            f"Names are distinct, and {BASELINE!r} is the baseline, which is always made.",
+            f"Patches called {', '.join(name for name, _ in pairs)} were asked for.",
+            f"Names must be distinct, and {BASELINE!r} is the baseline, which is always included.",
             "Name the patches: patches={'h': ip.zero('pad'), ...}.",
         )
     return found
@@ -146,7 +146,7 @@ def rehearse(plan: Plan, prompts: Sequence[Prompt], unconditional: Prompt | None
     """Try the patches on the prompts' embeddings, which takes milliseconds.
 
     Raises:
-        InterpError: an edit is impossible (a donor that can not be aligned), or fits no prompt.
+        InterpError: an edit is impossible (a donor can not be aligned), or applies to no prompt.
     """
     unused = set(plan.edits)
     for prompt in prompts:
@@ -156,13 +156,13 @@ def rehearse(plan: Plan, prompts: Sequence[Prompt], unconditional: Prompt | None
             edit = plan.edits[name]
             for operation in edit.operations if isinstance(edit, Patch) else ():
                 if operation.where.on_row(False) and bool(operation.positions(prompt).any()):
-                    # Other pads need the text encoder; every prompt can have them.
+                    # Reencoding needs the text encoder, and always works.
                     operation.edit(prompt.embeds, prompt, lambda given, token: given)
     if unused:
         name = sorted(unused)[0]
         raise InterpError(
             f"The patch {name!r}, {plan.edits[name]!r}, was asked for.",
-            f"None of the {len(prompts)} prompts has positions that it would touch.",
+            f"It would touch no position of any of the {len(prompts)} prompts.",
             "Check its categories and fractions, or leave it out.",
         )
 
@@ -175,14 +175,14 @@ def facts(
     references: Sequence[Float[Tensor, "1 3 h w"] | None],
     columns: Mapping[str, Sequence[Any]],
 ) -> dict[str, Any]:
-    """Return what decides about the sweep's content, as plain JSON values.
+    """Return what determines the sweep's content, as plain JSON values.
 
     Args:
         session: runs the model.
         plan: what is done to every prompt.
         prompts: the encoded prompts.
-        given: the same as the caller gave them; what came encoded may have been edited, and is
-            written down with a hash.
+        given: the same as passed by the caller; those that came encoded may have been edited, and
+            are recorded with a hash.
         references: training images.
         columns: labels of the prompts.
     """
@@ -200,7 +200,7 @@ def facts(
         else None,
         "labels": dict(columns),
         "seeds": list(plan.seeds),
-        # JSON objects have no order, the axis has one.
+        # JSON objects are unordered; the axis is not.
         "patch": list(patches),
         "patches": patches,
         "trajectory": "own",
@@ -214,13 +214,13 @@ def facts(
 
 
 def difference(before: Any, now: Any, name: str = "") -> str | None:
-    """Return the first difference between two records of `facts` that decides about numbers.
+    """Return the first difference between two records of `facts` that may change the numbers.
 
     Example:
         >>> difference({"steps": 50}, {"steps": 20})
         'steps is 50 there and 20 here'
 
-    Where a model lies, the number of a GPU, and packages that compute nothing do not decide.
+    The model's path, the index of a GPU, and packages that compute nothing are ignored.
     """
     if not name:
         before, now = _decisive(before), _decisive(now)
@@ -232,7 +232,7 @@ def difference(before: Any, now: Any, name: str = "") -> str | None:
     elif isinstance(before, list) and isinstance(now, list) and len(str((before, now))) > 200:
         return f"there are {len(before)} {name} there and {len(now)} here"
     else:
-        # NaN, a label that is missing, is no difference to NaN.
+        # NaN, a missing label, equals NaN.
         same = before == now or (before != before and now != now)
         return None if same else f"{name} is {before!r} there and {now!r} here"
     return next((found for key, a, b in pairs if (found := difference(a, b, key))), None)
@@ -246,7 +246,7 @@ def _decisive(written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _said(thing: Any) -> Any:
-    """What a metric or recorder says of itself; its name where that would be an address."""
+    """How a metric or recorder describes itself; its name if its repr contains an address."""
     if hasattr(thing, "provenance"):
         return thing.provenance()
     kind = thing if hasattr(thing, "__qualname__") else type(thing)

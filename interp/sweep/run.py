@@ -1,7 +1,7 @@
-"""The main job: prompts x seeds x patches, measured, into a Zarr store that survives any kill.
+"""The main job: prompts x seeds x patches, measured, in a Zarr store that survives being killed.
 
 `Session.run` holds one experiment in memory. A sweep is the same experiment over hundreds of
-prompts: what was finished is on the disk, and the same call continues it. Not for a few images.
+prompts: finished ones are on disk, and the same call resumes it. Not for a few images.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def sweep(
     images: bool | None = None,
     client: Any = None,
 ) -> xr.Dataset:
-    """Run every prompt with every seed and patch, and keep what was measured in a Zarr store.
+    """Run every prompt with every seed and patch, and keep the results in a Zarr store.
 
     Example:
         >>> sscd = ip.metrics.SSCD("sscd_disc_mixup.torchscript.pt")
@@ -57,37 +57,37 @@ def sweep(
         >>> grid.sscd.sel(reference="training").mean(["prompt", "seed"])
         >>> xr.open_zarr("runs/ablation.zarr")          # the same, at any time
 
-    The same call after a kill continues where it was: at most the prompt at hand is made again.
-    Each prompt is generated as `session.run` would, all seeds and patches together, so its baseline
-    is made once, and a prompt's images need to fit into memory.
+    If killed, the same call resumes: at most the current prompt is generated again. Each prompt is
+    run like `session.run` with all seeds and patches together, so its baseline is generated once,
+    and the images of one prompt must fit into memory.
 
     Args:
         session: runs the model.
-        prompts: texts, encoded prompts, or a file of `read_prompts`, whose groups become the
+        prompts: texts, encoded prompts, or a file from `read_prompts`, whose groups become the
             coordinate `group`.
-        patches: patches and mitigations as for `session.run`. The baseline need not be among them;
-            it is the first on the axis `patch`, named "none".
+        patches: patches and mitigations as for `session.run`. The baseline is always included, the
+            first on the axis `patch`, called "none".
         seeds: how many, from 0 on, or which.
-        store: the folder, `*.zarr`. One sweep a store.
-        metrics: by variable name. Metrics of two images give `(patch, prompt, seed, reference)`,
-            with the baseline of the same prompt and seed and the training image as references;
-            `CLIPScore` gives `(patch, prompt, seed)`, always against the prompt as given;
+        store: the folder, `*.zarr`; one sweep per store.
+        metrics: by variable name. Metrics of two images give `(patch, prompt, seed, reference)`;
+            the references are the baseline of the same prompt and seed, and the training image.
+            `CLIPScore` gives `(patch, prompt, seed)`, always against the original prompt;
             `Diversity` gives `(patch, prompt)`.
-        references: for each prompt its training image, or None where it is not known (NaN).
+        references: each prompt's training image, or None if unknown (NaN).
         labels: columns that become coordinates on `prompt`: duplication, memorized or control.
         record: a recorder such as `ip.mass`, or several.
-        guidance: several scales make an axis `guidance`; the session's own by default.
-        images: keep the images; by default where nothing is measured or recorded.
-        client: a `dask.distributed.Client`. Workers load the model by its name, so the session must
-            come from `interp.load`; this process alone writes.
+        guidance: several scales, which add an axis `guidance`; by default the session's own.
+        images: keep the images; by default only if nothing is measured or recorded.
+        client: a `dask.distributed.Client`. Workers load the model by name, so the session must
+            come from `interp.load`; only this process writes.
 
     Returns:
-        The store, read when it is used. On `prompt` stand `text`, `done` and the labels; `applies`
+        The store, read lazily. `text`, `done` and the labels are coordinates on `prompt`; `applies`
         says where a patch had something to edit (a prompt of 77 tokens has no pads). Elsewhere
-        variables are NaN, and images 0.
+        variables are NaN and images 0.
 
     Raises:
-        InterpError: what is asked can not be, the store was begun under other settings (it says
+        InterpError: the request is impossible, or the store was begun with other settings (it says
             which), is damaged, or is being written by another process.
     """
     given, columns = _prompts(prompts, labels)
@@ -104,8 +104,8 @@ def sweep(
     if not (asked.images or asked.metrics or asked.recorders):
         raise InterpError(
             "A sweep that keeps nothing was asked for.",
-            "It keeps images, metrics and recordings.",
-            "Say images=True, metrics={...} or record=ip.mass.",
+            "It can keep images, metrics and recordings.",
+            "Pass images=True, metrics={...} or record=ip.mass.",
         )
     training = _references(references, len(given))
     sizes = {tuple(image.shape): image for image in training if image is not None}
@@ -120,7 +120,7 @@ def sweep(
         tasks = {place: (encoded[place], training[place]) for place in missing}
         done = len(encoded) - len(missing)
         bar = tqdm(total=len(encoded), initial=done, unit="prompt", disable=None)
-        # Else writing waits in the line of a cluster's workers, behind all prompts.
+        # Otherwise writing would queue on the cluster's workers, behind all prompts.
         with bar, dask.config.set(scheduler="threads"):
             for place, data in _made(client, session, runs, asked, tasks):
                 kept.write(place, data)
@@ -159,7 +159,7 @@ def _prompts(
     if not given:
         raise InterpError(
             "A sweep over 0 prompts was asked for.",
-            "There is at least one.",
+            "There must be at least one.",
             "Pass texts, encoded prompts or read_prompts(path).",
         )
     plain: dict[str, list[Any]] = {}
@@ -167,9 +167,9 @@ def _prompts(
         array = np.asarray(list(values))
         if array.shape != (len(given),) or array.dtype.kind not in "biufU":
             raise InterpError(
-                f"The label {name!r} was given for {len(given)} prompts.",
+                f"The label {name!r} was passed for {len(given)} prompts.",
                 f"It is an array of shape {array.shape} and type {array.dtype}.",
-                "Give one number or one text per prompt, not None.",
+                "Pass one number or one text per prompt, not None.",
             )
         plain[name] = array.tolist()
     return given, plain
@@ -182,8 +182,8 @@ def _references(
     batches = [None if image is None else as_batch(image).cpu() for image in images]
     if len(batches) != count or any(batch is not None and len(batch) != 1 for batch in batches):
         raise InterpError(
-            f"{len(batches)} training images were given for {count} prompts.",
-            "There is one image per prompt, or None.",
+            f"{len(batches)} training images were passed for {count} prompts.",
+            "There must be one image, or None, per prompt.",
             "Pass references=[image, None, ...] in the order of the prompts.",
         )
     return batches

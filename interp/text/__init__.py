@@ -1,1 +1,1 @@
-"""A prompt as the model reads it: categories, embeddings, donors, prompt files, and its HTML."""
+"""A prompt as the model reads it: categories, embeddings, donors, prompt files, and HTML."""

@@ -1,10 +1,10 @@
-"""The four categories of token positions, found by position and never by id.
+"""The four categories of token positions, determined by position and never by id.
 
     sot | prompt ........... | eot | pad pad pad .................
     0   | 1 .. e-1           | e   | e+1 .. 76
 
-SD 1 pads with the end-of-text token itself, SD 2 with `!`, which prompts also contain, and a prompt
-may spell out `<|endoftext|>`.
+SD 1 pads with the end-of-text token itself, SD 2 with `!`, which prompts may contain too, and a
+prompt may spell out `<|endoftext|>`.
 """
 
 from __future__ import annotations
@@ -26,45 +26,45 @@ CLIP_EOS = 49407
 
 
 def codes(categories: str | Sequence[str]) -> tuple[int, ...]:
-    """The integer codes of one or several categories, in the toolkit's order, each once.
+    """The integer codes of one or several categories, sorted, without repetition.
 
     Example:
         >>> codes(("pad", "eot"))
         (2, 3)
 
     Raises:
-        InterpError: for a name that is no category, or for none at all.
+        InterpError: a name is not a category, or there are none.
     """
     names = (categories,) if isinstance(categories, str) else tuple(categories)
     unknown = [name for name in names if name not in CATEGORIES]
     if unknown or not names:
         raise InterpError(
             f"The token categories {names!r} were asked for.",
-            f"There are {', '.join(CATEGORIES)}; of one encoder, as in t5.pad; and pooled.",
+            f"There are {', '.join(CATEGORIES)}; t5.pad and the like, for one encoder; and pooled.",
             "Name one of them, or several as a tuple.",
         )
     return tuple(sorted({CATEGORIES.index(name) for name in names}))
 
 
 def selected(names: str | Sequence[str]) -> tuple[str, ...]:
-    """The names of what is edited, in the toolkit's order, each once.
+    """The names of what an operation edits, in the toolkit's order, without repetition.
 
-    Beside categories there are those of one encoder's positions, `t5.pad` and `clip.pad`, and
-    `pooled`, the vector that SD 3 and FLUX add to the timestep's embedding.
+    Besides categories these are the categories of one encoder (`t5.pad`, `clip.pad`) and `pooled`,
+    the vector that SD 3 and FLUX add to the timestep embedding.
 
     Example:
         >>> selected(("pooled", "t5.pad", "eot"))
         ('eot', 't5.pad', 'pooled')
 
     Raises:
-        InterpError: for a name that is none of them, or for none at all.
+        InterpError: a name is none of these, or there are none.
     """
     given = (names,) if isinstance(names, str) else tuple(names)
     of_segments = [f"{segment}.{name}" for segment in SEGMENTS for name in CATEGORIES]
     if all(name in (*CATEGORIES, *of_segments, POOLED) for name in given) and given:
         return tuple(name for name in (*CATEGORIES, *of_segments, POOLED) if name in given)
     codes(tuple(name for name in given if name not in (*of_segments, POOLED)))
-    raise AssertionError("a name that is none was not refused")
+    raise AssertionError("an unknown name was not refused")
 
 
 def categories(
@@ -72,23 +72,23 @@ def categories(
 ) -> Integer[Tensor, "*batch position"]:
     """The category code of every position, from the ids alone.
 
-    Where the pad token is the end-of-text token, the prompt ends at the first id of the trailing
-    run of them; elsewhere at the last end-of-text id. Ids alone cannot tell a prompt that ends by
-    spelling out `<|endoftext|>` from a shorter one: `encode`, which sees the text, can.
+    If the pad token is the end-of-text token, the prompt ends at the first of the trailing
+    end-of-text ids; otherwise at the last one. Ids alone cannot tell a prompt that ends by spelling
+    out `<|endoftext|>` from a shorter one: `encode`, which sees the text, can.
 
     Example:
         >>> categories(torch.tensor([49406, 320, 2368, 49407, 49407, 49407]), pad_id=49407)
         tensor([0, 1, 1, 2, 3, 3])
 
     Raises:
-        InterpError: if a row has no end-of-text token.
+        InterpError: a row has no end-of-text token.
     """
     is_eos = ids == eos_id
     if not bool(reduce(is_eos, "... position -> ...", "any").all()):
         raise InterpError(
             "The categories of a row of token ids were asked for.",
-            f"It holds no end-of-text token (id {eos_id}), so nothing says where its prompt ends.",
-            "Pass the ids that the pipeline's tokenizer makes, special tokens included.",
+            f"It has no end-of-text token (id {eos_id}), so the end of its prompt is unknown.",
+            "Pass the ids that the pipeline's tokenizer makes, including special tokens.",
         )
     position = torch.arange(ids.shape[-1], device=ids.device)
     if pad_id == eos_id:
@@ -101,11 +101,11 @@ def categories(
 def around(
     position: Integer[Tensor, " position"], end: Integer[Tensor, "*batch 1"]
 ) -> Integer[Tensor, "*batch position"]:
-    """The category code of every position, from where each prompt ends.
+    """The category code of every position, given where each prompt ends.
 
     Example:
         >>> around(torch.arange(5), torch.tensor([2]))
         tensor([0, 1, 2, 3, 3])
     """
-    # Each boundary that lies behind us adds one: past sot, at least eot, past eot.
+    # Every boundary passed adds one: past sot, at or past eot, past eot.
     return (position > 0).long() + (position >= end).long() + (position > end).long()

@@ -1,7 +1,7 @@
-"""Prompts with their embeddings as a dataset, and back: how donors are kept and exchanged.
+"""Prompts with their embeddings as a dataset, and back: how donors are saved and exchanged.
 
-Embeddings made elsewhere (averaged, optimised, taken from another run) become donors in such a
-dataset. Not for attention or images: those are results of runs.
+Embeddings made elsewhere (averaged, optimised, taken from another run) become donors this way. Not
+for attention or images: those are results of runs.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ LISTS = ("prompt", POSITION)
 
 
 def as_dataset(prompts: Sequence[Prompt]) -> xr.Dataset:
-    """Prompts as `embeds(prompt, position, channel)` with all that describes their positions.
+    """Prompts as `embeds(prompt, position, channel)`, with everything that describes positions.
 
     Example:
         >>> ip.save(ip.as_dataset([a, b]), "donors.nc")
 
-    Values are float32, which loses nothing; `as_prompts` restores the embeddings' own dtype.
+    Values are stored as float32 without loss; `as_prompts` restores the original dtype.
 
     Raises:
-        InterpError: for no prompts, or prompts of different models.
+        InterpError: there are no prompts, or they are of different models.
     """
     kinds = {(tuple(p.embeds.shape), p.embeds.dtype, p.ids_2 is None) for p in prompts}
     if len(kinds) != 1:
         raise InterpError(
             f"Cannot make one dataset of {len(prompts)} prompts.",
-            f"They have {len(kinds)} kinds of embeddings, where there must be one.",
-            "Pack prompts of one pipeline, one dataset for each.",
+            f"They have {len(kinds)} kinds of embeddings, but must all have the same.",
+            "Make one dataset for each pipeline.",
         )
     first = prompts[0]
     embeds = torch.stack([prompt.embeds.detach().float().cpu() for prompt in prompts])
@@ -71,7 +71,7 @@ def as_prompts(data: xr.Dataset) -> list[Prompt]:
         >>> swap("pad", donor=ip.open("donors.nc").isel(prompt=[1]))
 
     Raises:
-        InterpError: if it is not a dataset of prompts.
+        InterpError: it is not a dataset of prompts.
     """
     needed = {"embeds", "ids", "code", "word", "text", "truncated", "pad_id"}
     missing = sorted(needed - set(data.variables))
@@ -79,7 +79,7 @@ def as_prompts(data: xr.Dataset) -> list[Prompt]:
         raise InterpError(
             "Cannot read this dataset as prompts.",
             f"It has no {', '.join(missing)}.",
-            "Make it with interp.as_dataset(prompts), and change its embeds if need be.",
+            "Make it with interp.as_dataset(prompts), then change its embeds as needed.",
         )
     dtype = getattr(torch, data.attrs.get("dtype", "float32"))
     rows = data if "prompt" in data.embeds.dims else data.expand_dims("prompt")
@@ -88,9 +88,7 @@ def as_prompts(data: xr.Dataset) -> list[Prompt]:
     return [_prompt(rows.isel(prompt=place), dtype, segments) for place in places]
 
 
-def _prompt(
-    row: xr.Dataset, dtype: torch.dtype, segments: tuple[tuple[str, int], ...]
-) -> Prompt:
+def _prompt(row: xr.Dataset, dtype: torch.dtype, segments: tuple[tuple[str, int], ...]) -> Prompt:
     second, pooled = row.get("ids_2"), row.get("pooled")
     embeds = row.embeds.transpose(POSITION, "channel").values
     return Prompt(

@@ -1,14 +1,15 @@
 """From text to `Prompt`, through a pipeline's own tokenizers and encoders.
 
-The embeddings are those of diffusers' `encode_prompt`, bit for bit. Each prompt is encoded alone:
-matrix products round differently in batches of other sizes, and a prompt's embedding must not
-depend on what was encoded beside it.
+The embeddings equal those of diffusers' `encode_prompt`, bit for bit. Each prompt is encoded alone:
+matrix products round differently in batches of different sizes, and a prompt's embedding must not
+depend on the rest of its batch.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -23,8 +24,7 @@ from interp.text.prompt import Prompt
 from interp.transformer.family import family
 
 ASIDE: ContextVar[bool] = ContextVar("encoding aside", default=False)
-"""True while the toolkit itself encodes during a run, which hooks on the encoder must not take for
-a prompt of the user's."""
+"""True while the toolkit itself encodes during a run, which hooks on the encoder must ignore."""
 
 Ids = Integer[Tensor, " position"]
 
@@ -42,13 +42,13 @@ def encode(
         >>> a, b = encode(pipe, ["Antique Church Poster in Berlin", "a photo of a goat"])
         >>> (bang,) = encode(pipe, "a photo of a goat", pad_token="!")
 
-    An over-long prompt is cut where the pipeline cuts it, with one warning that says what was lost.
-    `clip_skip` leaves out so many of the encoder's last layers. `max_sequence_length` is T5's, as
-    the pipelines of SD 3, FLUX and PixArt take it.
+    An over-long prompt is cut where the pipeline cuts it, with a warning that says what was lost.
+    `clip_skip` skips that many of the encoder's last layers. `max_sequence_length` is the number of
+    T5's positions, as in the pipelines of SD 3, FLUX and PixArt.
 
     Raises:
-        InterpError: for a pad token outside the vocabulary, or a text that SDXL's two tokenizers
-            split into different numbers of tokens.
+        InterpError: the pad token is not in the vocabulary, or SDXL's two tokenizers split the text
+            into different numbers of tokens.
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     if family(pipe) is not None:
@@ -58,8 +58,18 @@ def encode(
     return [_encode_one(pipe, text, pad_token, clip_skip) for text in texts]
 
 
+@contextmanager
+def aside() -> Iterator[None]:
+    """Encode in the block without hooks on the encoder taking notice."""
+    before = ASIDE.set(True)
+    try:
+        yield
+    finally:
+        ASIDE.reset(before)
+
+
 def encoders(pipe: Any) -> list[tuple[Any, nn.Module]]:
-    """The pipeline's (tokenizer, text encoder) pairs; the first is the primary one.
+    """The pipeline's (tokenizer, text encoder) pairs, the primary one first.
 
     Example:
         >>> len(encoders(sdxl))
@@ -74,7 +84,7 @@ def encoders(pipe: Any) -> list[tuple[Any, nn.Module]]:
         raise InterpError(
             f"The text encoder of a {type(pipe).__name__} was asked for.",
             "It has none.",
-            "Load the pipeline with its text encoders, or pass `tokens=` made with another one.",
+            "Load the pipeline with its text encoders, or pass `tokens=` encoded by another one.",
         )
     return found
 
@@ -85,12 +95,12 @@ def embed(
     mask: Integer[Tensor, " position"],
     clip_skip: int | None = None,
 ) -> tuple[Float[Tensor, "position channel"], Float[Tensor, " pooled"] | None]:
-    """The embeddings, and SDXL's pooled embedding, of ids given once per encoder.
+    """The embeddings, and SDXL's pooled embedding, of the ids for each encoder.
 
     Example:
         >>> embeds, pooled = embed(pipe, [prompt.ids], (prompt.category < 3).long())
 
-    `mask` is 1 up to the end of the prompt; only encoders with `use_attention_mask` are given it.
+    `mask` is 1 up to the end of the prompt; it is only used by encoders with `use_attention_mask`.
     """
     pairs = encoders(pipe)
     device = pipe._execution_device
@@ -108,7 +118,7 @@ def embed(
                 norm = next(m for n, m in encoder.named_modules() if n.endswith("final_layer_norm"))
                 hidden = norm(output.hidden_states[-(clip_skip + 1)])
         else:
-            # SDXL reads both encoders before their last layer, and pools the second one only.
+            # SDXL takes both encoders' states before the last layer, and pools only the second's.
             outputs = [
                 encoder(row, output_hidden_states=True)
                 for (_, encoder), row in zip(pairs, rows, strict=True)
@@ -127,14 +137,14 @@ def from_ids(
     embeds: Float[Tensor, "position channel"],
     ids_2: Integer[Tensor, " position"] | None = None,
 ) -> Prompt:
-    """A prompt whose text was never seen, from its ids and embeddings.
+    """A prompt from its ids and embeddings, when its text is not known.
 
     Example:
         >>> from_ids(pipe, ids[0], pipe.encode_prompt(...)[0][0]).text
         'a photo of a goat'
 
     Raises:
-        InterpError: if SDXL's two encoders end the prompt at different positions.
+        InterpError: the prompt ends at different positions for SDXL's two encoders.
     """
     tokenizers = [tokenizer for tokenizer, _ in encoders(pipe)]
     ends = [
@@ -144,8 +154,8 @@ def from_ids(
     ]
     end = max(ends)
     text = tokenizers[0].decode(ids[1:end].tolist())
-    # Where pads are end-of-text tokens, a prompt that ends by spelling one out seems shorter than
-    # it is. The other encoder, which pads with something else, shows its end: both read the same.
+    # Where pads are end-of-text tokens, a prompt that ends by spelling one out looks too short. The
+    # other encoder, which pads with something else, shows its real end: both read the same text.
     if ids_2 is not None and not torch.equal(ids[: end + 1], ids_2[: end + 1]):
         read = zip(tokenizers, (ids, ids_2), ends, strict=True)
         _agree([one.decode(row[1:stop].tolist()) for one, row, stop in read], ends)
@@ -163,7 +173,7 @@ def pad_id(tokenizer: Any, token: str | int | None) -> int:
         0
 
     Raises:
-        InterpError: for a token that the vocabulary does not have.
+        InterpError: the token is not in the vocabulary.
     """
     if token is None:
         return tokenizer.pad_token_id
@@ -175,8 +185,8 @@ def pad_id(tokenizer: Any, token: str | int | None) -> int:
     if not known:
         raise InterpError(
             f"The pad token {token!r} was asked for.",
-            f"The vocabulary has {len(tokenizer)} tokens, and it is none of them.",
-            "Name one whole token, such as '!', '<|endoftext|>' or 'the</w>', or its id.",
+            f"It is none of the {len(tokenizer)} tokens in the vocabulary.",
+            "Pass a whole token, such as '!', '<|endoftext|>' or 'the</w>', or its id.",
         )
     return number
 
@@ -186,7 +196,7 @@ def _encode_one(pipe: Any, text: str, pad_token: str | int | None, clip_skip: in
     words: tuple[str, ...] = ()
     cut = ""
     for number, (tokenizer, _) in enumerate(encoders(pipe)):
-        # Textual inversions stand for several tokens each.
+        # A textual inversion can stand for several tokens.
         shown = pipe.maybe_convert_prompt(text, tokenizer)
         whole = tokenizer(shown, return_offsets_mapping=True, verbose=False)
         limit = tokenizer.model_max_length
@@ -219,7 +229,7 @@ def _encode_one(pipe: Any, text: str, pad_token: str | int | None, clip_skip: in
 
 
 def _agree(texts: Sequence[str], ends: Sequence[int]) -> None:
-    """Raise unless the prompt ends at one position for all encoders, given these texts."""
+    """Raise unless the prompt ends at the same position for all encoders, given these texts."""
     if len(set(ends)) == 1:
         return
     (first, second), counts = texts, f"{ends[0] - 1} and {ends[1] - 1} tokens"
@@ -227,18 +237,18 @@ def _agree(texts: Sequence[str], ends: Sequence[int]) -> None:
         raise InterpError(
             f"The categories of {first!r} were asked for.",
             f"SDXL's two tokenizers split it into {counts} (the second reads '!!' as two pad "
-            "tokens), so that its positions have no common category.",
-            "Write one '!' where there are several in a row.",
+            "tokens), so its positions have no common category.",
+            "Replace several '!' in a row by one.",
         )
     raise InterpError(
         f"The categories of {first!r} with prompt_2={second!r} were asked for.",
-        f"They have {counts}, so that positions have no category common to SDXL's two encoders.",
-        "Give both encoders the same text, or texts of as many tokens.",
+        f"They have {counts}, so positions have no category common to SDXL's two encoders.",
+        "Give both encoders the same text, or texts with the same number of tokens.",
     )
 
 
 def _words(text: str, encoded: Any, end: int) -> list[str]:
-    """The word of each prompt token, as it is spelled in the text."""
+    """The word of each prompt token, as spelled in the text."""
     numbers = encoded.word_ids(0)[1:end]
     offsets = encoded.offset_mapping[1:end]
     first: dict[int, int] = {}

@@ -1,9 +1,9 @@
 """Prompt files as users have them: CSV with any separator, JSON lines, Parquet, or plain text.
 
 Published prompt lists disagree about the column (`prompt`, `Caption`, `text`), the separator and
-the spelling of everything else, and several of their prompts share one training image. This reader
-accepts them all, keeps every other column, groups rows by image (intervals must resample images,
-not prompts), and lists each row that it could not read. It fetches nothing: a URL is a label.
+the spelling of everything else, and several of their prompts may share a training image. This
+reader accepts them all, keeps every other column, groups rows by image (intervals must resample
+images, not prompts), and lists the rows it could not read. It fetches nothing: a URL is a label.
 """
 
 import warnings
@@ -24,7 +24,7 @@ URL_COLUMNS = ("url", "urls")
 
 @dataclass(frozen=True)
 class PromptRow:
-    """One prompt: its text, the line it stands on, its image and group where the file has them."""
+    """One prompt: its text and line, and its image and group if the file has them."""
 
     text: str
     line: int
@@ -54,7 +54,7 @@ class PromptFile:
 
     @property
     def groups(self) -> list[str]:
-        """What to resample in a bootstrap: equal for rows that share a training image."""
+        """What a bootstrap resamples: equal for rows that share a training image."""
         return [row.group for row in self.rows]
 
     @property
@@ -62,12 +62,12 @@ class PromptFile:
         return [row.image for row in self.rows]
 
     def pictures(self) -> list[Image.Image | None]:
-        """Return each row's training image, or None where its file is not here.
+        """Return each row's training image, or None if its file does not exist.
 
         Example:
             >>> ip.sweep(sd, file, store="grid.zarr", references=file.pictures())
 
-        Relative paths start at the prompt file. URLs are never fetched.
+        Paths are relative to the prompt file. URLs are never fetched.
         """
         paths = [None if row.image is None else self.path.parent / row.image for row in self.rows]
         return [
@@ -105,17 +105,17 @@ def read_prompts(path: str | Path, column: str | None = None) -> PromptFile:
         >>> read_prompts("memorized.csv").texts
 
     Args:
-        path: `.txt` is one prompt a line. Anything else is Parquet or JSON if it starts like it,
-            and otherwise a CSV whose separator is found from its header, which it must have. Text
-            is UTF-8, UTF-16 or UTF-32.
+        path: `.txt` has one prompt per line. Anything else is Parquet or JSON if it starts like
+            one, and otherwise a CSV, which must have a header, from which its separator is
+            guessed. Text is UTF-8, UTF-16 or UTF-32.
         column: the prompt column; by default `prompt`, `caption` or `text`, in any case.
 
-    Rows are grouped by a column `group`, else by identical `url` or `urls`, else by identical
-    `image`; a row with none of them is its own group. None, NaN, `nan`, `null`, `N/A` and the like
-    are no values. Rows without a prompt are warned about and kept in `unreadable`.
+    Rows are grouped by a column `group`, else by equal `url` or `urls`, else by equal `image`; a
+    row with none of them is its own group. None, NaN, `nan`, `null`, `N/A` and the like count as
+    missing. Rows without a prompt cause a warning and are listed in `unreadable`.
 
     Raises:
-        InterpError: the file is missing, of another format, has no prompt column, or has no
+        InterpError: the file is missing, is in another format, or has no prompt column or no
             readable prompt.
     """
     path = Path(path).expanduser()
@@ -135,7 +135,7 @@ def read_prompts(path: str | Path, column: str | None = None) -> PromptFile:
         raise InterpError(
             asked=f"Prompts from {path.name} were asked for.",
             exists=f"It has {len(unreadable)} rows, none with a prompt.",
-            todo="Put one prompt on a line (.txt), or name a column prompt, caption or text.",
+            todo="Write one prompt per line (.txt), or call the column prompt, caption or text.",
         )
     return PromptFile(path, tuple(rows), tuple(unreadable))
 
@@ -155,8 +155,8 @@ def _rows(
             raise InterpError(
                 asked=f"A column {' or '.join(wanted)} was looked for in {path.name}, line {line}.",
                 exists=f"Its columns are {', '.join(repr(column) for column in record)}.",
-                todo="Name the column of prompts: read_prompts(path, column=...). Where the first "
-                "line is a prompt already, write a header above it, or save the list as .txt.",
+                todo="Name the column of prompts: read_prompts(path, column=...). If the first "
+                "line is already a prompt, add a header above it, or save the list as .txt.",
             )
         text = record[name]
         if not isinstance(text, str) or missing(text):

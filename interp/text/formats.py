@@ -1,6 +1,6 @@
 """From a file's bytes to records: CSV, JSON, JSON lines, Parquet or text, in any encoding.
 
-What a record means - which column is the prompt, what is a group - is decided in `files`.
+What a record means (which column is the prompt, what is a group) is decided in `files`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from interp.errors import InterpError
 
 SEPARATORS = ",;\t|"
 MISSING = frozenset({"", "nan", "none", "null", "n/a", "na", "<na>", "nat"})
-"""How files write that a value is missing, in lower case."""
+"""How files mark a missing value, in lower case."""
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
@@ -32,12 +32,12 @@ OTHERS = {
     b"SQLite format 3": "an SQLite database",
     b"\x89HDF": "HDF5",
 }
-"""Beginnings of files that are not for this reader."""
+"""First bytes of files that this reader refuses."""
 
 
 @dataclass(frozen=True)
 class UnreadableRow:
-    """A row that gave no prompt: its line (counted from 1), why, and how it begins."""
+    """A row without a readable prompt: its line (counted from 1), why, and how it begins."""
 
     line: int
     why: str
@@ -48,14 +48,14 @@ Record = tuple[int, dict[str, Any] | UnreadableRow]
 
 
 def records(path: Path) -> list[Record]:
-    """The rows of a file by line, in any of the formats; a line of plain text is its `text`.
+    """The rows of a file in any of the formats, with their lines; plain text has the column `text`.
 
     Example:
         >>> records(Path("memorized.parquet"))[0]
         (1, {'Caption': 'The No Limits Business Woman Podcast', 'URL': 'https://...'})
 
     Raises:
-        InterpError: the file is in another format, which the message names.
+        InterpError: the file is in another format, named in the message.
     """
     content = path.read_bytes()
     if content.startswith(PARQUET):
@@ -76,9 +76,9 @@ def records(path: Path) -> list[Record]:
 
 
 def decode(content: bytes) -> str:
-    """Text of UTF-8, or of UTF-16 or UTF-32 where a byte order mark or its zeros say so.
+    """Decode UTF-8, or UTF-16 or UTF-32 if a byte order mark or zero bytes indicate it.
 
-    Bytes that are none of these become surrogates, so that their row can be called unreadable.
+    Other bytes become surrogates, so that their row can be reported as unreadable.
     """
     for mark, encoding in MARKS:
         if content.startswith(mark):
@@ -91,12 +91,12 @@ def decode(content: bytes) -> str:
 
 
 def lines(text: str) -> list[str]:
-    r"""The lines of a text. Only \n, \r\n and a lone \r end one: other separators are content."""
+    r"""The lines of a text, ended by \n, \r\n or a lone \r; other separators are content."""
     return re.split("\r\n|\n|\r", text)
 
 
 def missing(value: Any) -> bool:
-    """Whether a value stands for a missing one: None, NaN, an empty list, `nan`, `N/A`, `null`.
+    """Whether a value is missing: None, NaN, an empty list, `nan`, `N/A`, `null`.
 
     Example:
         >>> [missing(value) for value in (None, float("nan"), "N/A", "0", 0)]
@@ -106,15 +106,15 @@ def missing(value: Any) -> bool:
         return value.strip().lower() in MISSING
     if isinstance(value, list | tuple):
         return all(missing(part) for part in value)
-    return value is None or value != value  # NaN, of any library, is not itself
+    return value is None or value != value  # NaN of any library
 
 
 def csv_records(text: str) -> Iterator[Record]:
-    """Rows of a CSV, whose separator is found from its header; a header written again is none."""
+    """Rows of a CSV; the separator is guessed from the header, and repeated headers are skipped."""
     header_line = lines(text)[0]
     separator = max(SEPARATORS, key=lambda s: len(next(csv.reader([header_line], delimiter=s), [])))
     if separator not in header_line:
-        # One column: commas in it are text. The unit separator stands for "never splits".
+        # One column, whose commas are text: the unit separator never splits it.
         separator = "\x1f"
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     header = [name.strip() for name in next(reader, [])]
@@ -169,11 +169,11 @@ def parquet_records(path: Path) -> list[Record]:
     except pyarrow.ArrowException as error:
         raise InterpError(
             asked=f"Prompts from {path.name} were asked for.",
-            exists=f"It begins like Parquet, and cannot be read: {error}.",
+            exists=f"It starts like Parquet but cannot be read: {error}.",
             todo="Write or download it again.",
         ) from error
 
 
 def excerpt(text: str) -> str:
-    """How a row begins, for a list of unreadable ones."""
+    """The beginning of a row, for the list of unreadable rows."""
     return repr(text.encode("utf-8", "replace").decode()[:60])

@@ -1,6 +1,6 @@
 """Prompts and patches as coloured chips, for notebooks.
 
-They show what each of a prompt's 77 positions is, and which categories a patch touches, in which
+They show what each of a prompt's 77 positions is, and which categories a patch touches in which
 order. Plain HTML with inline colours survives GitHub's notebook viewer and exported pages.
 """
 
@@ -9,10 +9,10 @@ from html import escape
 from itertools import groupby
 
 COLOURS = {"sot": "#d9d9d9", "prompt": "#a6cee3", "eot": "#fdbf6f", "pad": "#cab2d6"}
-#: The same hues for lines and dots on white, and far enough apart for the colour-blind: at least 29
-#: in CIELAB for protan, deutan and tritan vision (Machado et al. 2009).
+#: The same hues for lines and dots on white. The colour-blind can tell them apart: at least 29 in
+#: CIELAB for protan, deutan and tritan vision (Machado et al. 2009).
 INK = {"sot": "#999999", "prompt": "#3a9ad0", "eot": "#e07000", "pad": "#5b2a86"}
-#: Notebooks set what stands between dollars as mathematics, unless a class says not to.
+#: Notebooks typeset text between dollar signs as mathematics, unless a class says not to.
 LITERAL = "tex2jax_ignore mathjax_ignore"
 CHIP = (
     '<span title="{title}" style="background:{colour};color:#111;border-radius:0.4em;'
@@ -21,7 +21,7 @@ CHIP = (
 
 
 def chips(words: Sequence[str], categories: Sequence[str], ids: Sequence[int], note: str) -> str:
-    """The positions of a prompt as HTML, with runs of pads folded into one chip.
+    """The positions of a prompt as HTML, each run of pads folded into one chip.
 
     Example:
         >>> chips(["<sot>", "goat", "<eot>"], ["sot", "prompt", "eot"], [49406, 9530, 49407], "")
@@ -45,7 +45,7 @@ def chips(words: Sequence[str], categories: Sequence[str], ids: Sequence[int], n
 
 
 def listed(operations: Sequence[tuple[Sequence[str], str]]) -> str:
-    """The operations of a patch as an HTML list: categories as chips, then the call that makes it.
+    """The operations of a patch as an HTML list: categories as chips, then the call.
 
     Example:
         >>> listed([(("pad",), "zero('pad', fraction=0.7)")])

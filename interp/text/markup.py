@@ -1,6 +1,6 @@
 """A user's text escaped for LaTeX and Markdown, so that none of it is read as markup.
 
-HTML has `html.escape`, figures have `plot.style.literal`, and terminals `cli.terminal`.
+For HTML use `html.escape`, for figures `plot.style.literal`, for terminals `cli.terminal`.
 """
 
 import re
@@ -20,12 +20,12 @@ def latex(text: str) -> str:
         >>> latex("50 % of $5_a")
         '50 \\% of \\$5\\_a'
     """
-    # One pass: what stands for a mark has marks of its own.
+    # In one pass, because replacements contain special characters themselves.
     return "".join(LATEX.get(mark, mark) for mark in _line(text))
 
 
 def markdown(text: str) -> str:
-    r"""The text for a cell of a Markdown table; GitHub's mathematics and HTML are text too.
+    r"""The text for a cell of a Markdown table, with GitHub's mathematics and HTML escaped.
 
     Example:
         >>> markdown("a|b *c* <d>")
@@ -35,5 +35,5 @@ def markdown(text: str) -> str:
 
 
 def _line(text: str) -> str:
-    """Cells have one line, and no control characters."""
+    """The text on one line, without control characters."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", text)

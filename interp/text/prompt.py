@@ -1,6 +1,6 @@
 """A prompt as the UNet sees it: 77 positions, each with its id, word, category and embedding.
 
-Prompts are made by `encode`, never changed, and equal where their contents are.
+Prompts are made by `encode`, immutable, and compared by content.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from interp.text.html import chips
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Prompt:
-    """A prompt's text, ids, words, categories and embeddings; equal and hashable by content.
+    """A prompt's text, ids, words, categories and embeddings; compared and hashed by content.
 
     Example:
         >>> a, b = encode(pipe, ["Antique Church Poster in Berlin", "a photo of a goat"])
@@ -31,20 +31,20 @@ class Prompt:
         >>> a.embeds[a.at("eot")]          # [1, channel]
 
     Attributes:
-        text: the prompt as it was given, or decoded from its ids.
+        text: the prompt as given, or decoded from its ids.
         ids: token ids of the primary encoder.
         words: the word that each position belongs to.
-        category: code of every position, an index into `CATEGORIES`.
-        embeds: what the UNet is given; both encoders' channels side by side in SDXL.
+        category: the code of every position, an index into `CATEGORIES`.
+        embeds: the UNet's input; for SDXL, both encoders' channels concatenated.
         pooled: SDXL's pooled embedding.
         ids_2: token ids of SDXL's second encoder.
         pad_ids: the pad token of each encoder.
         truncated: the end of the text that did not fit, or "".
-        segments: of a transformer's prompt, which encoder's positions follow one another, and how
-            many: `(("clip", 77), ("t5", 256))`.
+        segments: for a transformer's prompt, the encoders in order, and how many positions each
+            has: `(("clip", 77), ("t5", 256))`.
 
     Raises:
-        InterpError: if lengths disagree or an embedding is not finite.
+        InterpError: lengths disagree, or an embedding is not finite.
     """
 
     text: str
@@ -67,15 +67,15 @@ class Prompt:
         }
         if len(set(lengths.values())) > 1:
             raise InterpError(
-                f"A prompt was made of {lengths}.",
-                "Each must describe the same positions.",
+                f"A prompt was made with {lengths}.",
+                "All of them must describe the same positions.",
                 "Take ids, words, categories and embeddings from one encoding.",
             )
         given = [part for part in (self.embeds, self.pooled) if part is not None]
         if not all(bool(torch.isfinite(part.detach()).all()) for part in given):
             raise InterpError(
                 f"The prompt {self.text!r} was given embeddings that are not all finite.",
-                "They hold NaN or infinity.",
+                "They contain NaN or infinity.",
                 "Encode in float32 or bfloat16, or look for the operation that overflowed.",
             )
 
@@ -86,7 +86,7 @@ class Prompt:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """How many positions each category has: pads win sums by being many."""
+        """How many positions each category has: pads dominate sums by sheer number."""
         return {name: int((self.category == code).sum()) for code, name in enumerate(CATEGORIES)}
 
     @cached_property
@@ -101,7 +101,7 @@ class Prompt:
 
     @cached_property
     def windows(self) -> tuple[slice, ...]:
-        """The positions that were encoded together: one window, unless prompts were joined."""
+        """The positions encoded together: one window, unless prompts were joined."""
         starts = (self.category == SOT).nonzero().flatten().tolist()
         if self.segments:
             return (slice(0, len(self.category)),)
@@ -112,7 +112,7 @@ class Prompt:
         return rearrange(self.among(names).nonzero(), "chosen 1 -> chosen")
 
     def among(self, names: str | Sequence[str]) -> Bool[Tensor, " position"]:
-        """Which positions are of some category: `prompt.among(("eot", "t5.pad"))`."""
+        """Which positions belong to these categories: `prompt.among(("eot", "t5.pad"))`."""
         chosen = torch.zeros_like(self.category, dtype=torch.bool)
         for name in selected(names):
             segment, _, category = name.rpartition(".")
@@ -123,9 +123,9 @@ class Prompt:
         return chosen
 
     def apart(self, names: str | Sequence[str]) -> tuple[str, ...]:
-        """The same names, encoder by encoder where there are several: `pad` is `clip.pad, t5.pad`.
+        """The names split by encoder, if there are several: `pad` becomes `clip.pad, t5.pad`.
 
-        What is aligned, or copied within a prompt, stays with one encoder.
+        Embeddings are aligned and copied only within one encoder.
         """
         known = [segment for segment, _ in self.segments]
         several = len(known) > 1
@@ -141,12 +141,12 @@ class Prompt:
         )
 
     def beside(self, name: str) -> Bool[Tensor, " position"]:
-        """The positions of a category's encoder, as of `"t5.eot"`; all of them for `"eot"`."""
+        """The positions of the encoder in a name such as `"t5.eot"`; all positions for `"eot"`."""
         segment = name.rpartition(".")[0]
         return self._of(segment) if segment else torch.ones_like(self.category, dtype=torch.bool)
 
     def _of(self, segment: str) -> Bool[Tensor, " position"]:
-        """Which positions are of an encoder; all are of CLIP where nothing else is said."""
+        """Which positions belong to an encoder; without segments, all belong to CLIP."""
         parts = self.segments or (("clip", len(self.category)),)
         flags = [torch.full((length,), name == segment) for name, length in parts]
         return torch.cat(flags).to(self.category.device)

@@ -1,8 +1,8 @@
-"""A prompt encoded again with other pads, in the way in which it was encoded at first.
+"""A prompt encoded again with other pads, the way it was encoded before.
 
-Embeddings come from the layer of the text encoder that `clip_skip` chose, at the LoRA scale of that
-call. Neither is known afterwards, so both are looked for: the prompt with its own pads must give
-the embeddings at hand. Embeddings that no layer gives, because they were weighted or learnt, are
+Embeddings come from the text encoder's layer chosen by `clip_skip`, at the LoRA scale of that call.
+Neither is known afterwards, so both are searched for: the prompt with its own pads must reproduce
+the given embeddings. Embeddings that no layer reproduces, because they were weighted or learnt, are
 refused.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from interp.errors import InterpError
 from interp.text.categories import PAD
-from interp.text.encoding import ASIDE, encoders, pad_id, word
+from interp.text.encoding import aside, encoders, pad_id, word
 from interp.text.prompt import Prompt
 from interp.text.segments import repad_segments
 from interp.text.windows import apart, join
@@ -31,7 +31,7 @@ Ids = Integer[Tensor, " position"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How embeddings were made: the state of each encoder that was taken, and the LoRA scale."""
+    """How embeddings were made: which hidden state of each encoder, and the LoRA scale."""
 
     states: tuple[int, ...]
     scale: float
@@ -43,15 +43,15 @@ def repad(pipe: Any, prompt: Prompt, token: str | int, given: Embeds | None = No
     Example:
         >>> repad(pipe, prompt, "!").embeds[prompt.at("pad")]
 
-    Nothing of the tokenizer is changed: only the ids behind the prompt's end are. All zeros, which
-    SDXL gives its unconditional rows, are no encoding and stay what they are, as they do when the
-    tokenizer of its pipeline pads with something else.
+    The tokenizer is not changed, only the ids after the prompt's end. The all-zero embeddings that
+    SDXL gives its unconditional rows are not an encoding and stay as they are, just as they do in a
+    pipeline whose tokenizer has another pad token.
 
     Args:
-        given: the embeddings that the UNet was given for this prompt; its own if None.
+        given: the embeddings that the UNet received for this prompt; by default the prompt's own.
 
     Raises:
-        InterpError: if the pipeline's encoders do not give these embeddings at any layer.
+        InterpError: no layer of the pipeline's encoders reproduces these embeddings.
     """
     given = prompt.embeds if given is None else given
     if not bool(given.any()):
@@ -69,20 +69,17 @@ def repad(pipe: Any, prompt: Prompt, token: str | int, given: Embeds | None = No
     behind = prompt.category == PAD
     before = [prompt.ids] if prompt.ids_2 is None else [prompt.ids, prompt.ids_2]
     ids = [torch.where(behind, pad, row) for pad, row in zip(pads, before, strict=True)]
-    aside = ASIDE.set(True)
-    try:
+    with aside():
         recipe = _recipe(pipe, before, (~behind).long(), given)
         if recipe is None:
             raise InterpError(
-                f"{prompt!r} was to be encoded again with the pad token {token!r}.",
-                "No layer of the text encoder gives its embeddings: they were weighted, learnt or "
-                "edited, or the encoder has changed since.",
-                "Give the pipeline text, or embeddings that are its encoder's: "
+                f"Cannot encode {prompt!r} again with the pad token {token!r}.",
+                "No layer of the text encoder reproduces its embeddings: they were weighted, "
+                "learnt or edited, or the encoder has changed since.",
+                "Give the pipeline text, or embeddings from its own encoder: "
                 "interp.encode(pipe, text).",
             )
         states, pooled = _states(pipe, ids, (~behind).long(), recipe.scale)
-    finally:
-        ASIDE.reset(aside)
     parts = [found[number] for found, number in zip(states, recipe.states, strict=True)]
     words = tuple(
         word(tokenizers[0], pads[0]) if pad else spelled
@@ -105,9 +102,9 @@ def repad(pipe: Any, prompt: Prompt, token: str | int, given: Embeds | None = No
 def _recipe(
     pipe: Any, ids: Sequence[Ids], mask: Integer[Tensor, " position"], given: Embeds
 ) -> Recipe | None:
-    """The states and the scale that give these embeddings best, if they give them at all."""
+    """The states and the scale that reproduce these embeddings best, if any do."""
     given = given.detach().float()
-    # Encoded in another batch, a prompt's embeddings are rounded differently.
+    # In another batch, a prompt's embeddings are rounded differently.
     best, error = None, max(1e-3, 8 * torch.finfo(_dtype(pipe)).eps)
     for scale in _scales(pipe):
         states, _ = _states(pipe, ids, mask, scale)
@@ -141,10 +138,10 @@ def _scales(pipe: Any) -> list[float]:
 def _states(
     pipe: Any, ids: Sequence[Ids], mask: Integer[Tensor, " position"], scale: float
 ) -> tuple[list[list[Embeds]], Float[Tensor, " pooled"] | None]:
-    """Everything that each encoder's layers give, and SDXL's pooled embedding.
+    """All hidden states of each encoder, and SDXL's pooled embedding.
 
-    In order: the last state, all states as they are, as SDXL takes them, and the same through the
-    last normalisation, as SD takes them.
+    In order: the last state; all states as they are, as SDXL takes them; and all states after the
+    final normalisation, as SD takes them.
     """
     device = pipe._execution_device
     found, pooled = [], None
@@ -166,9 +163,9 @@ def _states(
 
 @contextmanager
 def _between(encoder: nn.Module) -> Iterator[list[Tensor]]:
-    """What its layers are given and return while it runs.
+    """The inputs and outputs of the encoder's layers while it runs.
 
-    Not by asking for its hidden states, which transformers answers with hooks that stay for good.
+    Asking transformers for hidden states would leave hooks on the encoder for good.
     """
     states: list[Tensor] = []
     layers = next((part for part in encoder.modules() if isinstance(part, nn.ModuleList)), ())
@@ -190,13 +187,13 @@ def _between(encoder: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _adapters(encoder: nn.Module) -> list[nn.Module]:
-    """The layers of a LoRA, which keep a scale for each adapter."""
+    """The layers of LoRAs, which keep a scale for each adapter."""
     return [m for m in encoder.modules() if isinstance(getattr(m, "scaling", None), dict)]
 
 
 @contextmanager
 def _scaled(encoder: nn.Module, scale: float) -> Iterator[None]:
-    """The encoder with its adapters scaled, as the pipeline scales them while it encodes."""
+    """Scale the encoder's adapters, as the pipeline does while it encodes."""
     before = [(layer, dict(layer.scaling)) for layer in _adapters(encoder)]  # type: ignore[arg-type]
     for layer, scales in before:
         layer.scaling = {name: usual * scale for name, usual in scales.items()}  # type: ignore[assignment]

@@ -1,7 +1,7 @@
-"""Prompts of transformers: the positions of several encoders, one behind the other.
+"""Prompts of transformers: the positions of several encoders, one after the other.
 
-SD 3 has CLIP's 77 positions, whose channels come from two encoders, before T5's; FLUX and PixArt
-have T5's alone. T5 has no start token, reads in both directions, and pads with a token of its own.
+SD 3 has CLIP's 77 positions, whose channels come from two encoders, followed by T5's; FLUX and
+PixArt have only T5's. T5 has no start token, reads in both directions, and has its own pad token.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from interp.errors import InterpError
 from interp.text.categories import PAD, PROMPT, categories
-from interp.text.encoding import ASIDE, pad_id, word
+from interp.text.encoding import aside, pad_id, word
 from interp.text.prompt import Prompt
 from interp.transformer.family import CLIP, Family, family
 
@@ -39,7 +39,7 @@ def encode_segments(
         length: T5's positions, the pipeline's `max_sequence_length`; its default if None.
 
     Raises:
-        InterpError: for a pad token outside a vocabulary.
+        InterpError: the pad token is not in a vocabulary.
     """
     known = must_have(pipe)
     ids: dict[str, Ids] = {}
@@ -55,10 +55,10 @@ def encode_segments(
 
 
 def must_have(pipe: Any) -> Family:
-    """The family of a pipeline that has all its text encoders.
+    """The family of a pipeline; it must have all its text encoders.
 
     Raises:
-        InterpError: if it lacks one, as SD 3 without T5 does.
+        InterpError: one is missing, as in SD 3 without T5.
     """
     known = family(pipe)
     assert known is not None
@@ -81,7 +81,7 @@ def embed(
     Example:
         >>> embeds, pooled = embed(flux, {"_2": t5_ids, "": clip_ids})
 
-    Without the ids of an encoder that gives pooled embeddings alone there are none.
+    The pooled embedding is None if the ids of an encoder that it needs are missing.
     """
     known, device = must_have(pipe), pipe._execution_device
     outputs: dict[str, Any] = {}
@@ -113,7 +113,7 @@ def embed(
 
 
 def pooled_of(output: Any) -> Float[Tensor, "row pooled"]:
-    """CLIP's pooled embedding, projected where the encoder projects it."""
+    """CLIP's pooled embedding, projected if the encoder has a projection."""
     projected = getattr(output, "text_embeds", None)
     return output.pooler_output if projected is None else projected
 
@@ -124,7 +124,7 @@ def describe(
     embeds: Embeds,
     pooled: Float[Tensor, " pooled"] | None = None,
 ) -> Prompt:
-    """A prompt whose text was never seen, from the ids of every encoder and its embeddings.
+    """A prompt from every encoder's ids and its embeddings, when its text is not known.
 
     Example:
         >>> describe(flux, {"_2": t5_ids}, embeds[0]).counts
@@ -162,16 +162,14 @@ def category(ids: Ids, tokenizer: Any) -> Ids:
     eos = tokenizer.eos_token_id
     if tokenizer.bos_token_id is not None:
         return categories(ids, tokenizer.pad_token_id, eos)
-    # T5: a text that spells out </s> ends with one more.
+    # T5: a text that spells out </s> still ends with another one.
     end = (ids == eos).nonzero().flatten()[-1:]
     position = torch.arange(len(ids))
     return PROMPT + (position >= end).long() + (position > end).long()
 
 
-def apart(
-    pipe: Any, ids: Sequence[Ids], segments: Sequence[tuple[str, int]]
-) -> dict[str, Ids]:
-    """The ids of every encoder that has positions, by its ending.
+def apart(pipe: Any, ids: Sequence[Ids], segments: Sequence[tuple[str, int]]) -> dict[str, Ids]:
+    """The ids of every encoder that has positions, by its suffix.
 
     Example:
         >>> apart(sd3, [prompt.ids, prompt.ids_2], prompt.segments)["_3"]     # T5's
@@ -186,7 +184,7 @@ def apart(
 
 
 def repad_segments(pipe: Any, prompt: Prompt, token: str | int, given: Embeds) -> Prompt:
-    """The same prompt with another pad token in every encoder, encoded again.
+    """The same prompt, encoded again with another pad token in every encoder.
 
     Example:
         >>> repad_segments(sd3, prompt, "!", prompt.embeds).embeds[prompt.at("t5.pad")]
@@ -194,20 +192,19 @@ def repad_segments(pipe: Any, prompt: Prompt, token: str | int, given: Embeds) -
     T5 reads in both directions, so its other embeddings change too.
 
     Raises:
-        InterpError: if the encoders do not give these embeddings, or lack the token.
+        InterpError: the encoders do not reproduce these embeddings, or lack the token.
     """
     ids = [row for row in (prompt.ids, prompt.ids_2) if row is not None]
     before = apart(pipe, ids, prompt.segments)
-    aside = ASIDE.set(True)
-    try:
+    with aside():
         known, _ = embed(pipe, before)
         error = (known.float() - given.float()).norm() / given.float().norm()
         if error > max(1e-3, 8 * torch.finfo(known.dtype).eps):
             raise InterpError(
-                f"{prompt!r} was to be encoded again with the pad token {token!r}.",
-                "The text encoders do not give its embeddings: they were edited, or made with "
+                f"Cannot encode {prompt!r} again with the pad token {token!r}.",
+                "The text encoders do not reproduce its embeddings: they were edited, or made with "
                 "other settings.",
-                "Give the pipeline text, or what interp.encode(pipe, text) gives.",
+                "Give the pipeline text, or the result of interp.encode(pipe, text).",
             )
         after = {}
         for suffix, row in before.items():
@@ -215,8 +212,6 @@ def repad_segments(pipe: Any, prompt: Prompt, token: str | int, given: Embeds) -
             behind = category(row, tokenizer) == PAD
             after[suffix] = torch.where(behind, pad_id(tokenizer, token), row)
         embeds, _ = embed(pipe, after)
-    finally:
-        ASIDE.reset(aside)
     return replace(prompt, embeds=embeds)
 
 
@@ -229,7 +224,7 @@ def _tokens(
     pad_token: str | int | None,
     length: int | None,
 ) -> tuple[Ids, str]:
-    """The ids of one encoder, and what was cut off."""
+    """The ids for one encoder, and the text that was cut off."""
     tokenizer = getattr(pipe, f"tokenizer{suffix}")
     if hasattr(pipe, "maybe_convert_prompt"):
         text = pipe.maybe_convert_prompt(text, tokenizer)

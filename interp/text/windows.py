@@ -1,7 +1,7 @@
-"""Prompts of more than 77 positions: several windows, encoded apart and put one behind the other.
+"""Prompts of more than 77 positions: several windows, encoded separately and concatenated.
 
-As compel and long-prompt pipelines make them. Every window has a start, an end and pads of its own,
-so categories are found window by window.
+As made by compel and long-prompt pipelines. Every window has its own start, end and pads, so
+categories are determined window by window.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from interp.text.prompt import Prompt
 
 
 def join(prompts: Sequence[Prompt]) -> Prompt:
-    """Return one prompt whose windows are these; SDXL's pooled embedding is that of the first.
+    """Return one prompt with these windows; SDXL's pooled embedding is that of the first.
 
     Example:
         >>> long = ip.join(ip.encode(pipe, ["a cat in the garden of a house", "painted in oil"]))
@@ -29,8 +29,8 @@ def join(prompts: Sequence[Prompt]) -> Prompt:
     """
     if not prompts or len({prompt.embeds.shape[1:] for prompt in prompts}) > 1:
         raise InterpError(
-            f"{len(prompts)} prompts were to be joined.",
-            "At least one is needed, and all of one model.",
+            f"Cannot join {len(prompts)} prompts.",
+            "There must be at least one, and all must be of one model.",
             "Encode them with one pipeline: interp.encode(pipe, texts).",
         )
     first = prompts[0]
@@ -48,7 +48,7 @@ def join(prompts: Sequence[Prompt]) -> Prompt:
 
 
 def apart(prompt: Prompt) -> list[Prompt]:
-    """Return the windows of a prompt as prompts; the text of each is the whole one's.
+    """Return the windows of a prompt as prompts, each with the text of the whole.
 
     Example:
         >>> [len(part.ids) for part in apart(join([a, b]))]

@@ -99,5 +99,5 @@ def test_sampling_leaves_the_global_generator_alone(sd) -> None:
 def test_unknown_methods_are_refused(sd) -> None:
     with pytest.raises(InterpError, match="Methods are integrated_gradients"):
         attribute.tokens(sd, A, "magic")
-    with pytest.raises(InterpError, match="values those of noise predictions"):
+    with pytest.raises(InterpError, match="values are functions of noise predictions"):
         attribute.tokens(sd, A, value=attribute.similarity(ip.metrics.pixel_l2))

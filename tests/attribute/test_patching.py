@@ -101,7 +101,7 @@ def test_agreement_ranks_the_same_cells(sd1) -> None:
     assert attribute.agreement(exact, turned).spearman.item() == pytest.approx(
         -both.spearman.item()
     )
-    with pytest.raises(InterpError, match="They have no cell in common"):
+    with pytest.raises(InterpError, match="They have no cells in common"):
         attribute.agreement(exact, estimate.assign_coords(seed=[7, 8]))
     with pytest.raises(InterpError, match="direction='necessary'"):
         attribute.agreement(exact.expand_dims(direction=["sufficient"]), estimate)
@@ -120,7 +120,7 @@ def test_any_differentiable_value(sd1) -> None:
 def test_what_has_no_gradient_map_is_refused(sd1) -> None:
     sd = ip.Session(sd1, steps=1, guidance=3.0)
     for patch in (ip.mask("pad"), ip.zero("pad", layers="up"), ip.repad("!")):
-        with pytest.raises(InterpError, match="edits of the embeddings that hold everywhere"):
+        with pytest.raises(InterpError, match="edits of the embeddings that apply everywhere"):
             attribute.attribution_patching(sd, A, patch)
-    with pytest.raises(InterpError, match="one step at a time"):
+    with pytest.raises(InterpError, match="at single steps"):
         attribute.attribution_patching(sd, A, ip.zero("pad"), value=attribute.guidance(steps=0))

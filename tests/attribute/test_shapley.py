@@ -199,7 +199,7 @@ def test_a_bootstrap_draws_prompts_first() -> None:
 def test_what_can_not_be_played_is_refused(sd) -> None:
     with pytest.raises(InterpError, match="at least two prompts"):
         attribute.shapley(sd, A, baseline="mean")
-    with pytest.raises(InterpError, match="Give every position to one player"):
+    with pytest.raises(InterpError, match="Assign every position to one player"):
         attribute.shapley(sd, A, players={"pads": "pad", "late": range(70, 77)})
     with pytest.raises(InterpError, match="a game of 13 players"):
         attribute.shapley(sd, A, players={str(i): [i] for i in range(13)})

@@ -235,17 +235,17 @@ def test_small_memory_changes_nothing(one) -> None:
 
 def test_what_can_not_be_traced_is_refused(one) -> None:
     pad = ip.zero("pad")
-    with pytest.raises(InterpError, match="Say uncond=False"):
+    with pytest.raises(InterpError, match="Use uncond=False"):
         attribute.causal_trace(one, A, ip.repad("!"))
     with pytest.raises(InterpError, match="Steps are evaluated one by one"):
         attribute.causal_trace(one, A, pad, value=attribute.guidance(steps=1))
-    with pytest.raises(InterpError, match="There are 'clean'"):
+    with pytest.raises(InterpError, match="It is 'clean'"):
         attribute.causal_trace(one, A, pad, trajectory="fast")
     with pytest.raises(InterpError, match="Directions are"):
         attribute.causal_trace(one, A, pad, direction="backwards")
     with pytest.raises(InterpError, match="heads=\\[7\\]"):
         attribute.causal_trace(one, A, pad, heads=[7])
-    with pytest.raises(InterpError, match="It touches none of its positions"):
+    with pytest.raises(InterpError, match="It touches none of the prompt's positions"):
         attribute.causal_trace(one, "goat " * 75, pad)
     with pytest.raises(InterpError, match="guidance 1"):
         attribute.causal_trace(ip.Session(one.pipe, steps=2, guidance=1), A, pad)

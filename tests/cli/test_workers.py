@@ -60,7 +60,7 @@ def test_a_cluster_that_is_there_does_the_work(by_hand: str, tmp_path: Path) -> 
 
 def test_nobody_at_the_address_is_an_error() -> None:
     with (
-        pytest.raises(InterpError, match="tcp://127.0.0.1:9.* Nobody answers there"),
+        pytest.raises(InterpError, match="tcp://127.0.0.1:9.* Nothing answers there"),
         cluster(scheduler="tcp://127.0.0.1:9"),
     ):
         pass

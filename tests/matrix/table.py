@@ -12,7 +12,7 @@ from tests.matrix.test_schedulers import SCHEDULERS, UNTRACED
 PAGE = Path(__file__).parent.parent.parent / "docs" / "pipelines.md"
 UNTESTED = (
     "GLIGEN with images", "pix2pix zero", "LDM3D", "latent upscale", "Kolors", "DeepFloyd IF",
-    "Kandinsky", "video pipelines but AnimateDiff",
+    "Kandinsky", "video pipelines other than AnimateDiff",
 )  # fmt: skip
 HEAD = """# Which pipelines work
 
@@ -23,21 +23,21 @@ The tests in `tests/matrix` see that every line of this page is so, with diffuse
 ones with random weights.
 """
 SHARED = """
-Pipelines derived from these go with them. One made with `from_pipe` on the modules of another is
-patched and recorded by what is on itself; two of them may run in two threads.
+Pipelines derived from these behave the same. Pipelines that share modules through `from_pipe` have
+their own patches and recordings, and may run in two threads.
 
 Not tested: {untested}.
 
 ## Samplers
 
-Steps are calls of the UNet, and counted right, from the first of a run, with all of these. `trace`
-reads predictions as noise, which the last column's allow.
+Steps are calls of the UNet, counted correctly from the start of a run with all of these. `trace`
+converts predictions to noise, which is possible where the last column says yes.
 
 | scheduler | calls in three steps | `trace` |
 |---|---|---|
 """
 CALLED = """
-## What a pipeline is called with
+## Arguments of a pipeline's call
 
 Exact, as above, with
 

@@ -216,7 +216,7 @@ def test_prompts_of_several_windows(pipe: Any) -> None:
         sd.run([long, TEXTS[0]])
     with pytest.raises(InterpError, match="tokens=interp.encode.*interp.join"), Z.on(pipe):
         from_embeds(pipe, [long.embeds], [long], empty)
-    with pytest.raises(InterpError, match="0 prompts were to be joined"):
+    with pytest.raises(InterpError, match="Cannot join 0 prompts"):
         ip.join([])
 
 

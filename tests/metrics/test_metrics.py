@@ -247,7 +247,7 @@ def test_lpips_hands_the_library_what_it_wants(monkeypatch, images):
         (lambda x, s: metrics.pixel_l2(x, x[..., :32]), "48 x 64 with 48 x 32"),
         (lambda x, s: metrics.TileL2(5)(x, x), "5² tiles of 48 x 64 pixels"),
         (lambda x, s: s(2 * x - 1, x), r"images / 2 \+ 0.5"),
-        (lambda x, s: metrics.pixel_l2(x / 0, x), "hold NaN or infinity"),
+        (lambda x, s: metrics.pixel_l2(x / 0, x), "contain NaN or infinity"),
         (lambda x, s: s(x[:, :1], x), r"shape \(4, 1, 48, 64\)"),
         (lambda x, s: s([], x), "A list of nothing"),
         (lambda x, s: s([pil(x)[0], Image.new("RGB", (9, 9))], x), "sizes"),

@@ -14,9 +14,8 @@ from interp.patch import Patch
 from interp.patch.base import Operation
 from interp.session import Rewrite, Session
 from interp.text.encoding import encode
+from tests.mitigations.conftest import TEXTS
 from tests.pipelines import tokenizer
-
-TEXTS = ["Antique Church Poster in Berlin", "a goat"]
 
 #: Settings under which a mitigation must change nothing, bit for bit. A new one gets a row here.
 NO_EFFECT = {
@@ -34,23 +33,12 @@ NO_EFFECT = {
     "optimise_noise": lambda pipe: mitigations.optimise_noise(iterations=0),
     "sharpness_aware_noise": lambda pipe: mitigations.sharpness_aware_noise(iterations=0),
 }
-
 #: Those that do nothing to a prompt which is below their target, and settings for a quick test.
 TARGETED = {
     "optimise_embedding": {"target": 0},
     "optimise_noise": {"target": 0, "iterations": 2},
     "sharpness_aware_noise": {"target": 0, "iterations": 2},
 }
-
-
-@pytest.fixture
-def sd(pipe):
-    return Session(pipe, steps=2)
-
-
-@pytest.fixture
-def one(sd1):
-    return Session(sd1, steps=2)
 
 
 def generators(*seeds):
@@ -238,54 +226,6 @@ def test_a_random_token_is_one_token(one):
         word.isdigit() and int(word) < 100_000
         for word in mitigations.random_numbers(9).text("", one.pipe.tokenizer).split()
     )
-
-
-def test_optimise_embedding_lowers_the_traced_guidance_and_keeps_the_first_token(sd):
-    prompt, seeds = sd.encode(TEXTS[0]), [0, 1]
-    wen = mitigations.optimise_embedding(target=0, iterations=3)
-    found = wen.rewrite(sd, prompt, seeds)
-
-    def traced(prompt):
-        trace = sd.trace(prompt, seeds=seeds, half=False).isel(prompt=0, step=0)
-        difference = (trace.eps_c - trace.eps_u) ** 2
-        pixels = difference.sizes["channel"] * difference.sizes["latent_y"] ** 2
-        return (difference.sum(["channel", "latent_y", "latent_x"]) * 4 * 64 * 64 / pixels) ** 0.5
-
-    np.testing.assert_allclose(wen.norms(sd, prompt, seeds), traced(prompt), rtol=1e-4)
-    np.testing.assert_allclose(wen.norms(sd, found, seeds), traced(found), rtol=1e-4)
-    assert traced(found).mean() < traced(prompt).mean()
-    assert torch.equal(found.embeds[0], prompt.embeds[0])
-    assert not torch.equal(found.embeds[1:], prompt.embeds[1:])
-    assert all(p.grad is None for p in sd.pipe.unet.parameters())
-
-
-def test_optimise_embedding_stops_at_its_target_for_each_prompt(one):
-    prompt, seeds = one.encode(TEXTS[0]), [0, 1]
-    start = mitigations.optimise_embedding().norms(one, prompt, seeds)
-    above = mitigations.optimise_embedding(target=float(start.mean()) * 1.01)
-    assert above.rewrite(one, prompt, seeds) is prompt
-    # The mean over seeds decides, so the same prompt four times is the prompt once.
-    wen = mitigations.optimise_embedding(target=0, iterations=2)
-    once, thrice = wen.rewrite(one, prompt, [0]), wen.rewrite(one, prompt, [0, 0, 0])
-    torch.testing.assert_close(once.embeds, thrice.embeds, atol=1e-4, rtol=1e-4)
-
-
-def test_optimise_embedding_stops_for_each_prompt_by_itself(one):
-    prompts, seeds = one.encode(TEXTS), [0, 1]
-    start = [float(mitigations.optimise_embedding().norms(one, p, seeds).mean()) for p in prompts]
-    near, far = sorted(range(2), key=start.__getitem__)
-    wen = mitigations.optimise_embedding(target=sum(start) / 2, iterations=2)
-    assert wen.rewrite(one, prompts[near], seeds) is prompts[near]
-    edited, plain = (one.run(prompts, seeds, patch=patch).image for patch in (wen, None))
-    assert np.array_equal(edited[near], plain[near])
-    assert not np.array_equal(edited[far], plain[far])
-
-
-def test_the_target_of_optimise_embedding_is_that_of_one_image(one):
-    prompt, wen = one.encode(TEXTS[0]), mitigations.optimise_embedding()
-    together, alone = wen.norms(one, prompt, [0, 1, 0]), wen.norms(one, prompt, [0])
-    assert together.shape == (3,)
-    assert torch.equal(together[[0, 2]], alone.expand(2))
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_latents_may_differ_by_prompt_and_stand_in_provenance(sd):
     assert said != ip.provenance(sd.run(list(TEXTS), latents=each + 1))["latents"]
     with pytest.raises(InterpError, match="latents of shape"):
         sd.run(list(TEXTS), seeds=3, latents=each)
-    with pytest.raises(InterpError, match="given latents"):
+    with pytest.raises(InterpError, match="with latents="):
         sd.run(TEXTS[0], patch=ip.mitigations.adjust_noise(), latents=sd.noise(0))
 
 

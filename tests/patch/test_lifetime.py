@@ -85,7 +85,7 @@ def test_a_lost_handle_is_found_again(sd1) -> None:
     before, plain = hook_count(sd1), latents(sd1)
     Z.install(sd1)
     once = latents(sd1)
-    with pytest.warns(UserWarning, match="already and now applies twice"):
+    with pytest.warns(UserWarning, match="already on this pipeline and now applies twice"):
         Z.install(sd1)
     assert [repr(one) for one in ip.installed(sd1)] == ["Applied(zero('pad', fraction=0.7))"] * 2
     assert torch.equal(latents(sd1), once)

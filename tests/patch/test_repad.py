@@ -65,7 +65,7 @@ def test_the_lora_scale_is_that_of_the_call(monkeypatch) -> None:
 def test_embeddings_that_no_layer_gives_are_refused(pipe) -> None:
     prompt, empty = encode(pipe, [TEXTS[0], ""])
     with (
-        pytest.raises(InterpError, match="No layer of the text encoder gives its embeddings"),
+        pytest.raises(InterpError, match="No layer of the text encoder reproduces its embeddings"),
         ip.repad("!", uncond=False).on(pipe, prompt),
     ):
         from_embeds(pipe, [prompt.embeds * 1.1], [prompt], empty)

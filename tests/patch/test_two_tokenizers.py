@@ -32,9 +32,9 @@ def test_it_does_not_matter_in_rows_that_nothing_is_asked_of(sdxl) -> None:
 
 
 def test_rows_that_are_patched_need_categories(sdxl) -> None:
-    with pytest.raises(InterpError, match="or write one '!' for several"), ip.repad().on(sdxl):
+    with pytest.raises(InterpError, match="or replace several '!' by one"), ip.repad().on(sdxl):
         latents(sdxl, negative_prompt="wow!!")
-    with pytest.raises(InterpError, match=r"'wow !!'.* 2 and 3 tokens.* one '!'"), Z.on(sdxl):
+    with pytest.raises(InterpError, match=r"'wow !!'.* 2 and 3 tokens.* by one"), Z.on(sdxl):
         latents(sdxl, "wow!!")
 
 

@@ -105,7 +105,7 @@ def test_json_that_is_no_patch_and_donors_that_are_lost(sd1, sd2) -> None:
     text = ip.swap("pad", a).to_json()
     with pytest.raises(InterpError, match="Pass donors="):
         Patch.from_json(text)
-    with pytest.raises(InterpError, match="not the ones that the patch was made with"):
+    with pytest.raises(InterpError, match="differ from those the patch was made with"):
         Patch.from_json(text, pipe=sd2)
     broken = ip.swap("pad", a).to_json(embeds=True)
     start = broken.index('"embeds": "') + len('"embeds": "')
@@ -126,8 +126,8 @@ def test_json_that_is_no_patch_and_donors_that_are_lost(sd1, sd2) -> None:
         (lambda: ip.zero("pad", fraction=float("nan")), "between 0 and 1"),
         (lambda: ip.zero("pad", steps=-1), "counted from 0"),
         (lambda: ip.zero("pad", steps=slice(-5, None)), "counted from 0"),
-        (lambda: ip.zero("pad", steps=slice(5, 5)), "Name at least one step"),
-        (lambda: ip.zero("pad", steps=[]), "Name at least one step"),
+        (lambda: ip.zero("pad", steps=slice(5, 5)), "Pass at least one step"),
+        (lambda: ip.zero("pad", steps=[]), "Pass at least one step"),
         (lambda: ip.zero("pad", heads=[]), "empty list of heads"),
         (lambda: ip.noise("pad", std=-1, seed=0), "finite and not negative"),
         (lambda: ip.noise("pad", std=float("inf"), seed=0), "finite"),

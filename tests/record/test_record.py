@@ -218,7 +218,7 @@ def test_a_rerun_of_the_same_step_is_refused(sd1) -> None:
     with record(sd1, tokens=prompt, guided=False) as log, torch.no_grad():
         log.clock.at(3)
         sd1.unet(sample, 500, encoder_hidden_states=prompt.embeds[None])
-        with pytest.raises(InterpError, match="recorded before"):
+        with pytest.raises(InterpError, match="recorded twice in one run"):
             sd1.unet(sample, 500, encoder_hidden_states=prompt.embeds[None])
     assert log.dataset().step.values.tolist() == [3]
 

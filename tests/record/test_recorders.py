@@ -98,7 +98,7 @@ def test_entropy_is_that_of_each_query(sd1) -> None:
 
 def test_recorders_of_one_variable_and_things_that_record_nothing_are_refused(sd1) -> None:
     with (
-        pytest.raises(InterpError, match="Several would write the variable maps"),
+        pytest.raises(InterpError, match="Several of them would write the variable maps"),
         record(sd1, maps(layers="up"), maps(layers="mid")),
     ):
         pass

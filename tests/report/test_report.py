@@ -170,8 +170,8 @@ def test_the_answer_is_the_truth_that_was_put_in():
     ("copied", "said"),
     [
         (0, "It goes away with this change"),
-        (2, "It becomes rarer, and does not go away,"),
-        (8, "No mitigation that was tried makes it go away"),
+        (2, "It becomes rarer, but does not go away,"),
+        (8, "None of the mitigations tried makes it go away"),
     ],
 )
 def test_the_page_says_no_more_than_the_best_mitigation_did(copied, said):
@@ -182,7 +182,7 @@ def test_the_page_says_no_more_than_the_best_mitigation_did(copied, said):
     data["kept"] = (data.kept.dims, kept)
     page = html(data, defaultdict(Markup))
     lead = page.partition('class="lead"')[2].partition("</p>")[0]
-    assert [text for text in ("It goes away", "It becomes rarer", "No mitigation") if text in lead]
+    assert [text for text in ("It goes away", "It becomes rarer", "None of the") if text in lead]
     assert said in lead
 
 
@@ -241,7 +241,7 @@ def test_a_calibration_sets_the_levels_and_the_page_says_so(tmp_path):
     facts = {"fpr": 0.01, "controls": 240, "of_controls": {"memorized": 0.004}}
     told = results.stamp(low.isel(prompt=[0, 8]), calibration=facts)
     page = report.render(told, tmp_path, figures=False).read_text(encoding="utf-8")
-    assert "of 240 prompts exceed which are known not to be memorized" in page
+    assert "of 240 prompts known not to be memorized exceed" in page
 
 
 def command(*arguments):

@@ -169,7 +169,7 @@ def test_a_paper_runs_from_the_command_line(folder, capsys):
             "--controls", str(folder / "control.txt"), "--steps", "3", "--seeds", "2"]  # fmt: skip
     run("wen", *args, "--out", folder / "wen")
     said = capsys.readouterr().out
-    assert "3 memorized prompts of 500, 2 seeds of 4, 3 steps for 50, float32 for float16" in said
+    assert "3 of 500 memorized prompts, 2 of 4 seeds, 3 steps instead of 50, float32" in said
     assert "12 images, 72 UNet rows" in said
     written = (folder / "wen" / "reproduced.md").read_text()
     assert "guidance norm, first step" in written

@@ -51,7 +51,7 @@ def test_dtypes(data):
     folder = data / "organism" / "small"
     assert load(folder, device="cpu").pipe.unet.dtype == torch.float32
     assert load(folder, dtype="bfloat16", device="cpu").pipe.unet.dtype == torch.bfloat16
-    with pytest.raises(InterpError, match="float16 on a GPU"):
+    with pytest.raises(InterpError, match="float16 only on a GPU"):
         load(folder, dtype=torch.float16, device="cpu")
     with pytest.raises(InterpError, match="float64 was asked for"):
         load(folder, dtype="float64", device="cpu")

@@ -1,13 +1,10 @@
 """Sweeps hold what sessions make, whatever kills them on the way."""
 
-import multiprocessing
 import os
 import signal
 import threading
 import time
 import warnings
-from pathlib import Path
-from types import SimpleNamespace
 
 import dask
 import numpy as np
@@ -16,42 +13,14 @@ import torch
 import xarray as xr
 from diffusers import DDPMScheduler
 from distributed.protocol import deserialize, serialize
-from filelock import FileLock
 from PIL import Image
 
 import interp as ip
 from interp import InterpError, results
 from interp.sweep.cluster import Source
 from interp.sweep.store import DONE, Store
-from tests.changing import CHANGES, IDS, adapted
-from tests.pipelines import pipeline
-from tests.sweeping import SETTINGS, TEXTS, die_at, in_a_process, small
-
-FEW = TEXTS[:2]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A model as a user has it: a folder."""
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    pipeline("sd1").save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def sd(folder):
-    return ip.load(folder, **SETTINGS)
-
-
-@pytest.fixture(scope="module")
-def whole(folder, tmp_path_factory):
-    """The small sweep, undisturbed."""
-    return small(folder, tmp_path_factory.mktemp("runs") / "whole.zarr").load()
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "sweep.zarr"
+from tests.sweep.conftest import FEW
+from tests.sweeping import SETTINGS, small
 
 
 def rms(a, b):
@@ -160,54 +129,6 @@ def test_a_patch_that_finds_nothing_leaves_its_cells_empty(sd, path):
     assert grid.image.sel(patch="h", prompt=1).any()
 
 
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        ({"patches": {"h": ip.zero("pad", fraction=0.001)}}, "None of the 2 prompts has positions"),
-        ({"patches": {"none": ip.zero("pad")}}, "'none' is the baseline"),
-        ({"patches": {"base": None}}, "'none' is the baseline"),
-        ({"patches": [ip.zero("pad"), ip.zero("pad")]}, "Names are distinct"),
-        ({"seeds": 0}, "at least one seed"),
-        ({"seeds": [1, 1]}, "Each seed comes once"),
-        ({"guidance": []}, "at least one guidance scale"),
-        ({"images": False}, "keeps nothing"),
-        ({"metrics": {"image": ip.metrics.pixel_l2}}, "two variables of the name 'image'"),
-        ({"labels": {"copies": [1]}}, r"shape \(1,\)"),
-        ({"labels": {"copies": [1, None]}}, "type object"),
-        ({"references": [None]}, "1 training images were given for 2"),
-        ({"metrics": {"d": ip.metrics.Diversity(ip.metrics.pixel_l2)}, "seeds": 1}, "one image"),
-        ({"metrics": {"odd": lambda a, b: torch.zeros(7)}}, r"shape \(7,\)"),
-        ({"metrics": {"odd": SimpleNamespace(against="taste")}}, "against 'taste'"),
-        (
-            {
-                "metrics": {"l2": ip.metrics.pixel_l2},
-                "references": [None, np.zeros((24, 24, 3), np.uint8)],
-            },
-            "24",
-        ),
-    ],
-)
-def test_what_can_be_known_to_be_wrong_is_said_before_the_first_image(sd, path, asked, message):
-    ran = []
-    handle = sd.pipe.unet.register_forward_hook(lambda *_: ran.append(1))
-    with pytest.raises(InterpError, match=message):
-        ip.sweep(sd, FEW, **{"store": path, **asked})
-    handle.remove()
-    assert not ran
-    assert not path.exists()
-
-
-def test_an_impossible_swap_is_said_before_the_first_image(sd, path):
-    short = ip.swap("prompt", donor=sd.encode("goat"))
-    with pytest.raises(InterpError, match="aligned by position"):
-        ip.sweep(sd, FEW, short, store=path)
-    with pytest.raises(InterpError, match="0 prompts"):
-        ip.sweep(sd, [], store=path)
-    for name in ("sweep.nc", "nowhere/sweep.zarr"):
-        with pytest.raises(InterpError, match="in a folder that exists"):
-            ip.sweep(sd, FEW, store=path.parent / name)
-
-
 def test_files_of_prompts_and_labels_become_coordinates(sd, path, tmp_path):
     table = tmp_path / "prompts.csv"
     table.write_text("caption,url,copies\na goat,u1,30\nthe goat,u1,30\na cow,u2,1\n")
@@ -223,216 +144,6 @@ def test_files_of_prompts_and_labels_become_coordinates(sd, path, tmp_path):
     assert grid.done.values.all()
     grouped = grid.image.astype(float).groupby("kind_of").mean(...)
     assert set(grouped.kind_of.values) == {"memorized", "control"}
-
-
-def written(path):
-    """When each file below a folder was last written."""
-    return {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file()}
-
-
-def test_a_finished_sweep_is_not_run_again(sd, path):
-    asked = {"seeds": 1, "store": path, "images": True}
-    first = ip.sweep(sd, FEW, ip.zero("pad"), **asked).load()
-    before = written(path)
-    again = ip.sweep(sd, FEW, ip.zero("pad"), **asked)
-    xr.testing.assert_identical(again.load(), first)
-    assert written(path) == before
-
-
-@pytest.fixture(scope="module")
-def begun(sd, tmp_path_factory):
-    """A small store and the call that made it."""
-    path = tmp_path_factory.mktemp("begun") / "sweep.zarr"
-    asked = {
-        "prompts": FEW,
-        "patches": {"h": ip.zero("pad"), "f": ip.zero("eot")},
-        "seeds": 2,
-        "store": path,
-        "metrics": {"l2": ip.metrics.TileL2(4)},
-        "labels": {"copies": [3.0, float("nan")]},
-    }
-    ip.sweep(sd, **asked)
-    return asked
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"seeds": 3}, r"seeds is \[0, 1\] there and \[0, 1, 2\] here"),
-        ({"prompts": [FEW[0], "a cow"]}, r"prompts\[1\] is '1 goats in a church' there"),
-        ({"patches": {"h": ip.zero("pad", 0.5), "f": ip.zero("eot")}}, r"patches.h\[0\].fraction"),
-        ({"patches": {"f": ip.zero("eot"), "h": ip.zero("pad")}}, r"patch\[1\] is 'h' there"),
-        ({"metrics": {"l2": ip.metrics.TileL2(2)}}, "metrics.l2.tiles is 4 there and 2 here"),
-        ({"record": ip.mass}, r"record is \[\] there"),
-        ({"guidance": [7.5]}, r"guidance is 7.5 there and \[7.5\] here"),
-        ({"images": True}, "images is False there and True here"),
-        ({"labels": {"copies": [3.0, 1.0]}}, r"labels.copies\[1\] is nan there"),
-        ({"references": [np.zeros((16, 16, 3), np.uint8), None]}, "references is None there"),
-    ],
-)
-def test_other_settings_are_refused_by_name(sd, begun, change, named):
-    before = written(begun["store"])
-    with pytest.raises(InterpError, match=named):
-        ip.sweep(sd, **{**begun, **change})
-    assert written(begun["store"]) == before
-
-
-def test_another_session_is_refused_by_name(sd, begun):
-    with pytest.raises(InterpError, match="steps is 1 there and 2 here"):
-        ip.sweep(ip.Session(sd.pipe, source=sd.source, **{**SETTINGS, "steps": 2}), **begun)
-    # Where the model lies makes no difference.
-    ip.sweep(ip.Session(sd.pipe, source={"id": "elsewhere"}, **SETTINGS), **begun)
-
-
-@pytest.mark.parametrize(("change", "named"), CHANGES, ids=IDS)
-def test_a_changed_model_is_refused_by_the_name_of_what_changed(begun, folder, change, named):
-    other = ip.load(folder, **SETTINGS)
-    change(other.pipe)
-    before = written(begun["store"])
-    with pytest.raises(InterpError, match=f"settings: {named}"):
-        ip.sweep(other, **begun)
-    assert written(begun["store"]) == before
-
-
-def test_a_sweep_can_not_go_on_without_the_adapter_with_which_it_began(folder, path):
-    other = ip.load(folder, **SETTINGS)
-    adapted(other.pipe)
-    ip.sweep(other, FEW, store=path, seeds=1)
-    other.pipe.unet.disable_adapters()
-    with pytest.raises(InterpError, match="model.adapters.unet.x is .* and None here"):
-        ip.sweep(other, FEW, store=path, seeds=1)
-    other.pipe.unet.enable_adapters()
-    ip.sweep(other, FEW, store=path, seeds=1)
-
-
-def test_damage_is_said(sd, path, tmp_path):
-    asked = {"seeds": 1, "images": True}
-    whole = ip.sweep(sd, FEW, store=path, **asked).load()
-    chunk = next(file for file in (path / "image" / "c").rglob("1") if file.is_dir())
-    chunk = next(file for file in chunk.rglob("*") if file.is_file())
-    chunk.write_bytes(b"")
-    with pytest.raises(InterpError, match=r"Delete .*c/1") as caught:
-        ip.sweep(sd, FEW, store=path, **asked)
-    # What the message says to do helps.
-    Path(str(caught.value).split("Delete ")[1].split(" to have")[0]).unlink()
-    xr.testing.assert_identical(ip.sweep(sd, FEW, store=path, **asked).load(), whole)
-    (path / "zarr.json").write_text((path / "zarr.json").read_text()[:100])
-    with pytest.raises(InterpError, match="parts of it are gone"):
-        ip.sweep(sd, FEW, store=path, **asked)
-    results.save(sd.run(FEW), tmp_path / "run.zarr")
-    with pytest.raises(InterpError, match="not the store of a sweep"):
-        ip.sweep(sd, FEW, store=tmp_path / "run.zarr", **asked)
-    (tmp_path / "note.zarr").write_text("a note")
-    with pytest.raises(InterpError, match="not the store of a sweep"):
-        ip.sweep(sd, FEW, store=tmp_path / "note.zarr", **asked)
-
-
-def test_one_process_writes_a_store(sd, path):
-    with (
-        FileLock(path.with_name(".sweep.zarr.lock")),
-        pytest.raises(InterpError, match="Another process is writing it"),
-    ):
-        ip.sweep(sd, FEW, seeds=1, store=path)
-    ip.sweep(sd, FEW, seeds=1, store=path)
-
-
-def test_killed_before_any_change_of_a_file(path):
-    """Whatever the last change was: the store is not there, or says truly what is in it."""
-    facts = {"prompts": FEW, "labels": {"copies": [1, 2]}}
-    values = np.arange(6, dtype=np.float32).reshape(3, 2)
-
-    def one(place):
-        return xr.Dataset(
-            {"score": (("patch", "prompt"), values[:, [place]])},
-            coords={"patch": ["none", "a", "b"], "word": ("prompt", [FEW[place]])},
-        )
-
-    killed = survived = 0
-    states = set()
-    while not survived:
-        child = os.fork()
-        if not child:
-            try:
-                die_at(1 + 2 * killed, path.parent)
-                store = Store(path, facts)
-                for place in store.missing():
-                    store.write(place, one(place))
-            finally:
-                os._exit(0)
-        status = os.waitpid(child, 0)[1]
-        survived = os.WIFEXITED(status)
-        killed += not survived
-        store = Store(path, facts)
-        store.check()
-        missing = store.missing()
-        states.add(tuple(missing) if path.exists() else None)
-        if path.exists():
-            data = store.open().load()
-            for place in set(range(2)) - set(missing):
-                np.testing.assert_array_equal(data.score[:, place], values[:, place])
-                assert data.word[place] == FEW[place]
-        if not survived:
-            # Each attempt begins anew, and gets a little further.
-            for file in (path, store.beside):
-                if file.exists():
-                    file.rename(path.parent.parent / f"{file.name}-{killed}")
-    assert survived
-    assert killed > 10
-    assert states == {None, (0, 1), (1,), ()}
-    assert store.open().copies.values.tolist() == [1, 2]
-
-
-@pytest.mark.slow
-def test_killed_at_ten_random_moments_the_store_is_that_of_an_undisturbed_sweep(
-    folder, path, whole
-):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.sweeping"])
-
-    def attempt(patience):
-        begun = context.Event()
-        process = context.Process(target=in_a_process, args=(folder, path, begun))
-        process.start()
-        assert begun.wait(300)
-        start = time.monotonic()
-        process.join(patience)
-        process.kill()
-        process.join()
-        return process.exitcode, time.monotonic() - start
-
-    code, duration = attempt(600)
-    assert code == 0
-    xr.testing.assert_identical(xr.open_zarr(path).load(), whole)
-    path.rename(path.with_name("undisturbed.zarr"))
-    random, kills, finishes, places, marks = np.random.default_rng(), 0, 0, set(), {}
-    while kills < 10 or len(places) < 4:
-        assert kills < 50, f"kills came only at {places} prompts to go"
-        code, _ = attempt(random.uniform(0, duration))
-        kills += code == -signal.SIGKILL
-        finished = Store(path, results.provenance(whole)).missing() if path.exists() else None
-        places.add(None if finished is None else len(finished))
-        now = written(path)
-        assert {file: now[file] for file in marks} == marks, "a finished cell was written again"
-        if path.exists():
-            done = set(range(len(TEXTS))) - set(finished)
-            marks = {file: now[file] for file in now if of_prompt(path, file, whole) in done}
-        if code == 0:
-            # This machine was faster than thought: the kills go on with a new store.
-            xr.testing.assert_identical(xr.open_zarr(path).load(), whole)
-            finishes += 1
-            path.rename(path.with_name(f"finished-{finishes}.zarr"))
-            marks = {}
-    assert attempt(600)[0] == 0
-    xr.testing.assert_identical(xr.open_zarr(path).load(), whole)
-    assert not list(path.rglob("*.partial"))
-
-
-def of_prompt(path, file, whole):
-    """The place of the prompt whose chunk a file is."""
-    name, *key = file.relative_to(path).parts
-    if len(key) < 2 or "prompt" not in whole[name].dims or name in ("prompt", "text"):
-        return None
-    return int(key[1 + whole[name].dims.index("prompt")])
 
 
 @pytest.mark.slow
@@ -483,7 +194,7 @@ def plugins(dask_worker):
 def test_workers_get_the_very_same_model_or_say_so(sd, folder):
     source = Source.of(sd)
     assert source.load().provenance() == sd.provenance()
-    with pytest.raises(InterpError, match="made in memory"):
+    with pytest.raises(InterpError, match="only in memory"):
         Source.of(ip.Session(sd.pipe))
     changed = ip.load(folder, **SETTINGS)
     config = changed.pipe.scheduler.config

@@ -182,7 +182,7 @@ def test_parquet_keeps_columns_and_groups(tmp_path):
     assert [row.columns["views"] for row in file] == [3, 4, 5]
     torn = tmp_path / "torn.parquet"
     torn.write_bytes((tmp_path / "list.parquet").read_bytes()[:200])
-    with pytest.raises(InterpError, match="begins like Parquet"):
+    with pytest.raises(InterpError, match="starts like Parquet"):
         read_prompts(torn)
 
 
@@ -193,7 +193,7 @@ def test_a_header_written_twice_is_no_prompt(tmp_path):
 
 def test_a_csv_without_a_header_says_so(tmp_path):
     (tmp_path / "a.csv").write_text("a goat,https://a\na cow,https://b\n")
-    with pytest.raises(InterpError, match="write a header above it"):
+    with pytest.raises(InterpError, match="add a header above it"):
         read_prompts(tmp_path / "a.csv")
 
 

@@ -423,12 +423,12 @@ def test_prompts_are_kept_and_read_again(pipe):
 @pytest.mark.parametrize(
     ("patch", "why"),
     [
-        (ip.silence({"joint.0": [0]}), "single neurons"),
+        (ip.silence({"joint.0": [0]}), "have neurons to silence"),
         (ip.zero("pad", side="k"), "side="),
         (ip.zero("pad", heads=0), "heads="),
-        (ip.copy("eot", to="pooled"), "pooled vector is no position"),
-        (ip.mask("pooled"), "pooled vector is no position"),
-        (ip.zero("pooled", layers=0), "pooled vector is no position"),
+        (ip.copy("eot", to="pooled"), "pooled vector is not a position"),
+        (ip.mask("pooled"), "pooled vector is not a position"),
+        (ip.zero("pooled", layers=0), "pooled vector is not a position"),
         (ip.guide(1, until="minimum"), "first minimum"),
     ],
 )

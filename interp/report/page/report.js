@@ -1,5 +1,5 @@
 "use strict";
-// Without this script the page is complete but still: no sorting, no filter, no slider.
+// Without this script the page is complete but static: no sorting, no filter, no slider.
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const one = (selector, root = document) => root.querySelector(selector);
