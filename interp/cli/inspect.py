@@ -21,9 +21,9 @@ def inspect(
 ) -> None:
     """A prompt's tokens, its attention, every detector's score, and the verdict.
 
-    Each detector has two thresholds, with false positive rates of 1 % and 10 %. The prompt is
-    memorized if at least half of the detectors exceed the first, not memorized if fewer than half
-    exceed the second, and unclear in between.
+    Each detector has two thresholds, which 1 % and 10 % of the controls exceed for any of them. The
+    prompt is memorized if some detector is above the first, not memorized if none is above the
+    second, and unclear in between.
     """
     sd = ip.load(model, dtype, device, steps=steps)
     ip.detect.ready(sd)

@@ -1,20 +1,22 @@
 """Memorized, not memorized, or unclear: the detectors' levels on controls, kept as a file.
 
 The rule needs no prompt that is known to be memorized. Each detector's mean score over the seeds is
-compared with two levels: the one that at most 1 % of the controls exceed, and that of 10 %.
+compared with two levels of its own: a strict one, and a loose one.
 
-- *memorized*: at least half of the detectors are above the 1 % level;
-- *not memorized*: fewer than half are above the 10 % level;
+- *memorized*: some detector is above its strict level;
+- *not memorized*: none is above its loose level;
 - *unclear*: anything between.
 
+Levels are set so that at most 1 % of the controls are above any strict level, and 10 % above any
+loose one: each of `d` detectors has an equal share of that (Bonferroni). One detector suffices,
+since they look for different things, and on a given model some see nothing, or the opposite.
+
 A new prompt of the controls' kind is above one detector's level with a probability of at most
-`(k + 1) / (n + 1)`, `k` of `n` controls being allowed above it. That is also the mean share of
-detectors above their levels, and the share is a half or more at most twice as often (Markov),
-however much the detectors have in common: in 2.5 % of cases with 240 controls, in 15 % with 12. How
-often it happens among the controls themselves, each judged by the others, stands in the file. The
-rule is about controls: how many memorized prompts it finds depends on the model, and is counted
-where some are known. A rule that takes most of those for *not memorized* clears nobody: it says
-*unclear* instead.
+`(k + 1) / (n + 1)`, `k` of `n` controls being allowed above it, so above any of six strict levels in
+at most 2.5 % of cases with 240 controls, and in 46 % with 12: take hundreds. How often it happens
+among the controls themselves, each judged by the others, stands in the file. The rule is about
+controls: how many memorized prompts it finds depends on the model, and is counted where some are
+known. A rule that takes most of those for *not memorized* clears nobody: it says *unclear* instead.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ class Calibration:
         model: what it is, as `identity` says, and where it was from.
         settings: what scores depend on beside the prompt; `seeds` is how many are averaged.
         controls: how many prompts.
-        fpr, loose_fpr: the share of them allowed above `level` and above `loose_level`.
+        fpr, loose_fpr: the share of them allowed above any `level` and above any `loose_level`.
         level, loose_level: thresholds by detector.
         of_controls: share of the controls with each answer, each judged by the others.
         of_memorized: the same of prompts known to be memorized, where there were some.
@@ -98,7 +100,7 @@ class Calibration:
             seeds: how many images of each.
             memorized: some that are known to be, to say how many of them are found; levels do not
                 depend on them.
-            fpr, loose_fpr: the two shares of controls that may be above.
+            fpr, loose_fpr: the two shares of controls that may be above some detector's level.
 
         Raises:
             InterpError: there are fewer than two controls, or as in `detect.scan`.
@@ -108,7 +110,7 @@ class Calibration:
                 f"A calibration on {len(controls)} controls, with {fpr} and {loose_fpr} of them "
                 "above, was asked for.",
                 "It takes two controls, and shares from 0 to below 1, the first not the larger.",
-                "Give more prompts that are not memorized; 100 are needed for a level of 1 %.",
+                "Give more prompts that are not memorized: hundreds, for a false positive rate of 1 %.",
             )
         scores = means(scan(session, controls, range(seeds)))
         levels = [_levels(scores, rate) for rate in (fpr, loose_fpr)]
@@ -178,15 +180,13 @@ class Calibration:
         above = [name for name, over in zip(DETECTORS, row > strict, strict=True) if over]
         named = f" ({'; '.join(above)})" if above else ""
         reason = (
-            f"{len(above)} of {len(row)} detectors{named} are above the level that {self.fpr:.0%} "
-            f"of {self.controls} controls may exceed, and {int((row > loose).sum())} above that of "
-            f"{self.loose_fpr:.0%}; half of them decide."
+            f"{len(above)} of {len(row)} detectors{named} are above a level that {self.fpr:.0%} of "
+            f"{self.controls} controls may exceed, and {int((row > loose).sum())} above one that "
+            f"{self.loose_fpr:.0%} may."
         )
         if answer == CLEAN and self.of_memorized and self.of_memorized[CLEAN] > MAJORITY:
             missed = f"{self.of_memorized[CLEAN]:.0%} of the prompts known to be memorized"
-            return Verdict(
-                UNCLEAR, f"{reason} But {missed} are not above either: they clear nobody."
-            )
+            return Verdict(UNCLEAR, f"{reason} But {missed} are above none: this clears nobody.")
         return Verdict(answer, reason)
 
     def reliability(self) -> str:
@@ -244,13 +244,14 @@ def means(scores: xr.Dataset) -> np.ndarray:
 
 
 def _levels(scores: np.ndarray, fpr: float) -> np.ndarray:
-    return np.array([calibrate(column, fpr) for column in scores.T])
+    """Each detector's, so that at most this share of the controls is above any."""
+    return np.array([calibrate(column, fpr / len(DETECTORS)) for column in scores.T])
 
 
 def _answer(row: np.ndarray, strict: np.ndarray, loose: np.ndarray) -> str:
-    if (row > strict).mean() >= MAJORITY:
+    if (row > strict).any():
         return MEMORIZED
-    return UNCLEAR if (row > loose).mean() >= MAJORITY else CLEAN
+    return UNCLEAR if (row > loose).any() else CLEAN
 
 
 def _shares(answers: Sequence[str]) -> dict[str, float]:

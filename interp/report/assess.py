@@ -6,8 +6,8 @@ The rule for the verdict, which the report also prints:
   it (similarity at or above the threshold), *unclear* if at least one is, or if all seeds give the
   same image but a different one (perhaps another prompt's).
 - Otherwise there are two criteria: the images of different seeds are copies of one another (median
-  over pairs at or above the threshold), and at least half of the detectors are above the threshold
-  set by controls: those of the model's calibration or, without one, those of the report. Both:
+  over pairs at or above the threshold), and some detector is above the threshold set by controls:
+  those of the model's calibration or, without one, those of the report. Both:
   *memorized*; one: *unclear*. Without controls only the first criterion is left, which alone never
   gives more than *unclear*.
 
@@ -23,6 +23,10 @@ from interp import detect
 from interp.attribute.games import coalitions, solve
 from interp.detect.calibration import CLEAN, MAJORITY, MEMORIZED, UNCLEAR
 from interp.report.edits import PLAYERS, without
+
+
+FPR = 0.01
+"""Share of the controls that may be above some detector's threshold."""
 
 
 def assess(
@@ -60,7 +64,7 @@ def assess(
     alike = data.alike >= threshold
     some = (data.copied > 0) | alike
     known = xr.where(data.copied >= MAJORITY, MEMORIZED, xr.where(some, UNCLEAR, CLEAN))
-    signs = alike.astype(int) + (data.flagged.mean("detector") >= MAJORITY)
+    signs = alike.astype(int) + data.flagged.any("detector")
     inferred = xr.where(signs == 2, MEMORIZED, xr.where(signs == 1, UNCLEAR, CLEAN))
     data["verdict"] = xr.where(data.training_known, known, inferred).astype(str)
     data["phi"] = _shares(data.kept.mean("edit_seed"))
@@ -73,7 +77,9 @@ def _levels(data: xr.Dataset, given: Mapping[str, float] | None) -> xr.DataArray
         return xr.DataArray([given[str(name)] for name in data.detector.values], dims="detector")
     controls = data.score.mean("seed").isel(prompt=np.flatnonzero(data.kind.values == "control"))
     levels = [
-        detect.calibrate(controls.sel(detector=name)) if controls.sizes["prompt"] else np.nan
+        detect.calibrate(controls.sel(detector=name), FPR / len(data.detector))
+        if controls.sizes["prompt"]
+        else np.nan
         for name in data.detector.values
     ]
     return xr.DataArray(levels, dims="detector")

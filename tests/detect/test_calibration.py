@@ -10,11 +10,20 @@ from peft import LoraConfig
 
 import interp as ip
 from interp import detect
-from interp.detect.calibration import CLEAN, FILE, MEMORIZED, UNCLEAR, Calibration
+from interp.detect.calibration import CLEAN, FILE, MEMORIZED, UNCLEAR, Calibration, _levels
 from interp.session.embedded import data_folders, embedded_folder
 from tests.pipelines import pipeline
 
-CONTROLS = ["a goat", "a cow in a field", "a pig", "the red horse"]
+CONTROLS = [
+    "a goat",
+    "a cow in a field",
+    "a pig",
+    "the red horse",
+    "an owl",
+    "a hen",
+    "six ducks",
+    "a ram",
+]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +33,7 @@ def sd():
 
 @pytest.fixture(scope="module")
 def made(sd):
-    return Calibration.of(sd, CONTROLS, seeds=2, memorized=["a cat", "a dog"], loose_fpr=0.3)
+    return Calibration.of(sd, CONTROLS, seeds=2, memorized=["a cat", "a dog"], loose_fpr=0.8)
 
 
 def scores(values):
@@ -43,7 +52,7 @@ def test_levels_are_those_of_the_controls(sd, made):
         each = np.sort(found[name].mean("seed").values)
         assert made.level[name] == pytest.approx(each[-1], rel=1e-6)
         assert made.loose_level[name] == pytest.approx(each[-2], rel=1e-6)
-    assert made.controls == 4
+    assert made.controls == 8
     assert sum(made.of_controls.values()) == pytest.approx(1)
     known = detect.scan(sd, ["a cat", "a dog"], range(2))
     rule = replace(made, of_memorized=None)
@@ -55,10 +64,10 @@ def test_levels_are_those_of_the_controls(sd, made):
 
 @pytest.mark.parametrize(
     ("above", "above_loose", "answer"),
-    [(6, 6, MEMORIZED), (3, 3, MEMORIZED), (2, 6, UNCLEAR), (0, 3, UNCLEAR), (2, 2, CLEAN),
+    [(6, 6, MEMORIZED), (1, 1, MEMORIZED), (1, 6, MEMORIZED), (0, 6, UNCLEAR), (0, 1, UNCLEAR),
      (0, 0, CLEAN)],
 )  # fmt: skip
-def test_half_of_the_detectors_decide(made, above, above_loose, answer):
+def test_one_detector_decides(made, above, above_loose, answer):
     level, loose = (np.array(list(of.values())) for of in (made.level, made.loose_level))
     place = np.arange(len(level))
     values = np.where(
@@ -69,7 +78,7 @@ def test_half_of_the_detectors_decide(made, above, above_loose, answer):
     blind = replace(made, of_memorized={MEMORIZED: 0.3, UNCLEAR: 0.1, CLEAN: 0.6})
     assert blind.verdict(scores(values)).answer == (UNCLEAR if answer == CLEAN else answer)
     assert f"{above} of 6 detectors" in verdict.reason
-    assert f"{above_loose} above that of 30%" in verdict.reason
+    assert f"{above_loose} above one that 80% may" in verdict.reason
 
 
 def test_controls_are_called_memorized_no_more_often_than_the_rule_says():
@@ -78,9 +87,10 @@ def test_controls_are_called_memorized_no_more_often_than_the_rule_says():
     for _ in range(100):
         # What detectors have in common, and what each has by itself.
         all_scores = draw.normal(size=(2, 40, 1)) + draw.normal(size=(2, 40, 6))
-        levels = [np.array([detect.calibrate(c, 0.05) for c in all_scores[0].T])]
-        rates.append(((all_scores[1] > levels[0]).mean(-1) >= 0.5).mean())
-    assert np.mean(rates) <= 2 * 3 / 41
+        levels = _levels(all_scores[0], 0.3)
+        assert (all_scores[0] > levels).any(-1).mean() <= 0.3
+        rates.append((all_scores[1] > levels).any(-1).mean())
+    assert 0.1 < np.mean(rates) <= 6 * 3 / 41
 
 
 def test_saved_and_opened_it_is_the_same(made, tmp_path):
