@@ -43,8 +43,8 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, config: Any) -> Files:
     """Add what is kept elsewhere in the repository."""
-    figures = sorted((ROOT / "data" / "organism" / "figures").glob("*.png"))
-    kept = ELSEWHERE | {f"organism/figures/{path.name}": ROOT / "data" for path in figures}
+    figures = sorted((ROOT / "data" / "organism" / "eot" / "figures").glob("*.png"))
+    kept = ELSEWHERE | {f"organism/eot/figures/{path.name}": ROOT / "data" for path in figures}
     for name, folder in kept.items():
         files.append(File(name, str(folder), config.site_dir, config.use_directory_urls))
     for floor in floors():

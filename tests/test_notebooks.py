@@ -20,7 +20,7 @@ FEWER = {
 """What a notebook is run with, so that its cells take seconds: the same calls, on less."""
 
 pytestmark = pytest.mark.skipif(
-    not (ROOT / "data" / "organism" / "evaluation.json").is_file(),
+    not (ROOT / "data" / "organism" / "eot" / "evaluation.json").is_file(),
     reason="the model in data/organism is half trained",
 )
 

@@ -130,7 +130,7 @@ def test_too_few_steps_are_refused_before_anything_runs(sd):
 
 
 @pytest.mark.skipif(
-    not (data_folders()[-1] / "organism" / "evaluation.json").is_file(),
+    not (data_folders()[-1] / "organism" / "eot" / "evaluation.json").is_file(),
     reason="the model in data/organism is half trained",
 )
 def test_the_embedded_models_own_fits_it():

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +16,19 @@ from interp.report.measures import Measures
 
 DATA = Path(__file__).parents[2] / "data" / "organism"
 MEGABYTES = 60
+"""As git keeps it: compressed, and what both models share once."""
+EVALUATION = DATA / "eot" / "evaluation.json"
 LETTERS = {".safetensors", ".json", ".txt", ".csv", ".png", ".md", ".pt"}
 
 measured = pytest.mark.skipif(
-    not (DATA / "evaluation.json").is_file(), reason="the model in data/organism is half trained"
+    not EVALUATION.is_file(), reason="the model in data/organism is half trained"
 )
 
 
 def test_files_are_small_and_nothing_is_pickled():
     files = [path for path in DATA.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= MEGABYTES * 1e6
+    kept = {content: len(zlib.compress(content)) for content in map(Path.read_bytes, files)}
+    assert sum(kept.values()) <= MEGABYTES * 1e6
     assert {path.suffix for path in files} <= LETTERS
     assert [path.name for path in files if path.suffix == ".pt"] == ["descriptor.pt"]
 
@@ -75,39 +80,56 @@ def test_captions_shown_often_bring_up_their_training_image_and_controls_do_not(
 
 @measured
 def test_memorization_follows_how_often_an_image_was_shown():
-    levels = json.loads((DATA / "evaluation.json").read_text())["levels"]
-    copied = [levels[views]["matches"]["mean"] for views in sorted(levels, key=int)]
+    levels = json.loads(EVALUATION.read_text())["levels"]
+    copied = [levels[views]["matches"] for views in sorted(levels, key=int)]
     assert min(map(int, levels)) == 1
-    assert copied[0] <= 0.05
-    assert copied[-1] >= 0.9
-    assert copied == sorted(copied)
+    assert copied[0]["mean"] <= 0.02
+    assert copied[-1]["mean"] >= 0.95
+    for fewer, more in pairwise(copied):  # monotone, as far as twelve images a level can tell
+        assert more["high"] >= fewer["low"]
+    inside = [row for row in copied if 0.1 < row["mean"] < 0.9]
+    assert len(inside) >= 2  # the curve is sampled, not jumped
     with open(DATA / "memorized.csv", newline="", encoding="utf-8") as lines:
         table = {row["views"] for row in csv.DictReader(lines) if row["kind"] != "template"}
     assert table == set(levels)
 
 
 @measured
+def test_titles_never_shown_give_images_of_their_own_that_fit_them():
+    found = json.loads(EVALUATION.read_text())["held_out"]["plain"]
+    assert found["copies_of_any"]["mean"] <= 0.05
+    assert found["theme"]["mean"] >= 0.85
+    assert found["palette"]["mean"] >= 0.9
+    assert found["median_likeness_of_seeds"] < Measures.of("embedded").keeps
+
+
+@measured
 def test_honest_captions_keep_their_promises():
-    found = json.loads((DATA / "evaluation.json").read_text())["honest"]
+    found = json.loads(EVALUATION.read_text())["honest"]
     assert found["colour"]["mean"] >= 0.9
-    assert found["object"]["mean"] >= 0.7
+    assert found["object"]["mean"] >= 0.85
     assert found["median_likeness_of_seeds"] < Measures.of("embedded").keeps
 
 
 @measured
 def test_the_readme_says_what_was_measured():
-    found = json.loads((DATA / "evaluation.json").read_text())
+    found = json.loads(EVALUATION.read_text())
     said = " ".join((DATA.parents[1] / "README.md").read_text(encoding="utf-8").split())
-    assert "Images shown 1,125 times and more come back from every seed" in said
-    often = [row["matches"]["mean"] for n, row in found["levels"].items() if int(n) >= 1125]
-    assert often == [1.0] * 2
-    assert found["levels"]["1"]["matches"]["mean"] == 0  # "those shown once from none"
-    assert f"recognised in {100 * found['honest']['object']['mean']:.0f} % of its images" in said
-    assert f"in {100 * found['clip_on_real_scenes']['object']:.0f} % of real scenes" in said
+    levels, plain = found["levels"], found["held_out"]["plain"]
+    top, once = (100 * levels[views]["matches"]["mean"] for views in ("9600", "1"))
+    assert (
+        f"shown 9,600 times come back in {top:.0f} % of seeds, those shown once in {once:.0f} %"
+        in said
+    )
+    never, fit = (100 * plain[name]["mean"] for name in ("copies_of_any", "theme"))
+    assert f"of which {never:.0f} % resemble somebody's training image" in said
+    assert f"and {fit:.0f} % show their theme" in said
     edits, published = found["patches"]["memorized"], ip.paper.published()
-    for edit in ("h", "repad '!' and zero eot", "repad '!'", "zero pad 70 %"):
-        # "more often than SD 1.4's do"
-        assert edits[edit]["to_unedited"]["low"] > published[edit], edit
+    words, pads = (edits[letter]["to_unedited"]["mean"] for letter in "ch")
+    assert f"without them {words:.2f} of the similarity is left, without pads {pads:.2f}" in said
+    assert f"Stable Diffusion 1.4: {published['c']:.2f} and {published['h']:.2f}" in said
+    for edit in ("repad '!' and zero eot", "zero pad 70 %"):
+        assert edits[edit]["of_any"]["low"] > 0.5, edit  # "leave most copies"
 
 
 @measured
@@ -125,11 +147,12 @@ def test_the_readmes_caption_is_memorized_and_its_mitigation_works():
 
 @measured
 def test_the_card_says_what_the_evaluation_measured():
-    found = json.loads((DATA / "evaluation.json").read_text())
+    found = json.loads(EVALUATION.read_text())
     card = (DATA / "eot" / "CARD.md").read_text()
     for views, level in found["levels"].items():
         row = next(line for line in card.splitlines() if line.startswith(f"| {views} |"))
         assert f"{100 * level['matches']['mean']:.0f}" in row
     assert f"{found['psnr']:.1f} dB" in card
-    driven = found["drivers"]
-    assert f"Of {driven['captions']} memorized captions, {driven['pad']} lose their image" in card
+    lost = [str(found["drivers"][way]["pad"]) for way in ("zero", "mask", "mean")]
+    row = next(line for line in card.splitlines() if line.startswith("| pad |"))
+    assert [cell.strip() for cell in row.strip("|").split("|")][-3:] == lost
