@@ -39,9 +39,9 @@ from interp.text.prompt import Prompt
 SIDES = ("k", "v")
 AXES = ("patch", "side", "prompt", "seed", "step", "layer", "head", "category")
 GRAPH = 4
-"""Memory of a row with its graph, relative to one without: every layer's activations are kept."""
+"""Memory of a row whose graph is kept, in rows without: every layer's activations are held."""
 FORWARD_AND_BACKWARD = 3
-"""Cost of a row with its gradient, relative to one without: a backward pass is two forward ones."""
+"""Cost of a row with its gradient, in rows without: a backward pass is two forward passes."""
 
 
 def attribution_patching(
@@ -54,7 +54,7 @@ def attribution_patching(
     value: Value | None = None,
     seeds: Seeds = (0,),
 ) -> xr.Dataset:
-    """The first-order estimate of a patch's effect, in every cell of the map at once.
+    """The first-order estimate of what a patch changes, in every cell of the map at once.
 
     Example:
         >>> away = ip.swap(("eot", "pad"), donor=b, align="nearest")
@@ -76,9 +76,9 @@ def attribution_patching(
 
     Returns:
         `estimate(patch, side, prompt, seed, step, layer, head, category)` in units of the value:
-        value with the patch minus value without; NaN for heads that a layer lacks. And
-        `clean(prompt, seed, step)`. The attribute `unet_rows` counts a backward pass as two rows;
-        `unet_rows_naive` is one generation per patched layer, step and category.
+        value with the patch minus value without. NaN for heads that a layer lacks. And
+        `clean(prompt, seed, step)`. Attribute `unet_rows` counts a backward pass as two rows;
+        `unet_rows_naive` is one generation for each layer, step and category that is patched.
 
     Raises:
         InterpError: for patches that do not edit conditional embeddings.
