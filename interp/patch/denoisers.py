@@ -25,8 +25,8 @@ def denoisers(pipe: Any) -> list[nn.Module]:
     """The UNet, and the ControlNets beside it.
 
     Example:
-        >>> [type(module).__name__ for module in denoisers(pipe)]
-        ['UNet2DConditionModel', 'ControlNetModel']
+        >>> [type(module).__name__ for module in denoisers(pipe)]     # and ControlNets
+        ['UNet2DConditionModel']
 
     Raises:
         InterpError: if something else in the pipeline attends to the text, or the UNet reads it

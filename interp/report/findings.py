@@ -177,7 +177,7 @@ def removals(found: Findings) -> list[Effect]:
     """The edits that the report's one figure compares: unedited, removals and mitigations.
 
     Example:
-        >>> [effect.name for effect in removals(found)][:2]
+        >>> [effect.name for effect in removals(find(data))][:2]
         ['none', 'c']
     """
     order = (NONE, REMOVAL, MITIGATION)

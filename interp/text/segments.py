@@ -79,7 +79,8 @@ def embed(
     """The embeddings, and the pooled one, of ids given for every encoder by its ending.
 
     Example:
-        >>> embeds, pooled = embed(flux, {"_2": t5_ids, "": clip_ids})
+        >>> prompt = encode_segments(flux, "a photo of a goat")
+        >>> embeds, _ = embed(flux, {"_2": prompt.ids})
 
     Without the ids of an encoder that gives pooled embeddings alone there are none.
     """
@@ -127,7 +128,8 @@ def describe(
     """A prompt whose text was never seen, from the ids of every encoder and its embeddings.
 
     Example:
-        >>> describe(flux, {"_2": t5_ids}, embeds[0]).counts
+        >>> prompt = encode_segments(flux, "a photo of a goat")
+        >>> describe(flux, {"_2": prompt.ids}, prompt.embeds).counts
     """
     known = must_have(pipe)
     rows, words, codes, segments, second = [], [], [], [], []
@@ -174,6 +176,7 @@ def apart(
     """The ids of every encoder that has positions, by its ending.
 
     Example:
+        >>> prompt = encode_segments(sd3, "a photo of a goat")
         >>> apart(sd3, [prompt.ids, prompt.ids_2], prompt.segments)["_3"]     # T5's
     """
     found, start = {}, 0
@@ -189,7 +192,8 @@ def repad_segments(pipe: Any, prompt: Prompt, token: str | int, given: Embeds) -
     """The same prompt with another pad token in every encoder, encoded again.
 
     Example:
-        >>> repad_segments(sd3, prompt, "!", prompt.embeds).embeds[prompt.at("t5.pad")]
+        >>> prompt = encode_segments(sd3, "a photo of a goat")
+        >>> repad_segments(sd3, prompt, 5, prompt.embeds).embeds[prompt.at("t5.pad")]
 
     T5 reads in both directions, so its other embeddings change too.
 
