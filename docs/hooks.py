@@ -17,15 +17,19 @@ from mkdocs.utils import get_relative_url
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[1]
-CODE = ROOT / "interp"
+PACKAGE = ROOT / "interp"
 ELSEWHERE = {"CONTRIBUTING.md": ROOT, "CHANGELOG.md": ROOT, "organism/eot/CARD.md": ROOT / "data"}
 # What a section reads like that the parser did not take for one, and a `>>>` outside examples.
 PLAIN = re.compile(
     r"<p>(?:Args|Attributes|Examples?|Raises|Returns|Yields):|<blockquote>\s*<blockquote>"
 )
 PUBLIC = re.compile(r"^<!-- public: interp\.(\w+) -->$", re.M)
-# The first sentence of the paragraph that says where a method is from.
-SOURCE = re.compile(r"Source: (.+?)(?:\. (?=[A-Z])|; |\.?\n\n|\.?\Z)", re.S)
+# Where a method is from, and the rest of the paragraph that says so.
+SOURCE = re.compile(
+    r"Source: (.+?)(?:(?<![A-Z])\.\s(?=[A-Z])|;\s|\.?(?=\n\n|\Z))(.*?)(?:\n\n|\Z)", re.S
+)
+# What the authors' code does otherwise, from the first sentence that speaks of it.
+CODE = re.compile(r"(?:\A|(?<=\. ))[^.]*\bcode\b.*")
 rendered: set[str] = set()
 
 
@@ -117,11 +121,11 @@ def floor_page(floor: list[str]) -> str:
 
 def modules(folder: str) -> list[Path]:
     """The files of a folder of the package: what it offers first, and then what that is made of."""
-    if not (CODE / folder).is_dir():
-        return [CODE / f"{folder}.py"]
-    offer = CODE / folder / "__init__.py"
+    if not (PACKAGE / folder).is_dir():
+        return [PACKAGE / f"{folder}.py"]
+    offer = PACKAGE / folder / "__init__.py"
     public = [path for path, _ in imports(offer)]
-    return list(dict.fromkeys([offer, *public, *sorted((CODE / folder).glob("*.py"))]))
+    return list(dict.fromkeys([offer, *public, *sorted((PACKAGE / folder).glob("*.py"))]))
 
 
 def imports(offer: Path) -> list[tuple[Path, list[str]]]:
@@ -134,18 +138,17 @@ def imports(offer: Path) -> list[tuple[Path, list[str]]]:
 
 
 def offered(package: str) -> str:
-    """What a folder offers, each with a link, its first sentence, and where it is from."""
+    """What a folder offers: link, first sentence, source, and what the authors' code does."""
     lines = []
-    for path, names in imports(CODE / package / "__init__.py"):
+    for path, names in imports(PACKAGE / package / "__init__.py"):
         said = docstrings(path)
         for name in (name for name in names if name in said):
-            source = SOURCE.search(said[name])
-            lines += [
-                f"[`{name}`][{module(path)}.{name}]",
-                f":   {said[name].splitlines()[0]}",
-                *([f"    *{' '.join(source[1].split())}.*"] if source else []),
-                "",
-            ]
+            lines += [f"[`{name}`][{module(path)}.{name}]", f":   {said[name].splitlines()[0]}"]
+            if source := SOURCE.search(said[name]):
+                said_of, more = (" ".join(part.split()) for part in source.groups())
+                lines.append(f"    *{said_of[:1].upper()}{said_of[1:]}.*")
+                lines += [f"\n    {part}" for part in CODE.findall(more[:1].upper() + more[1:])]
+            lines.append("")
     return "\n".join(lines)
 
 
@@ -156,7 +159,7 @@ def module(path: Path) -> str:
 
 def documented() -> set[str]:
     """All public functions and classes of the package that have a docstring."""
-    files = [path for path in CODE.rglob("*.py") if path.stem != "__init__"]
+    files = [path for path in PACKAGE.rglob("*.py") if path.stem != "__init__"]
     return {f"{module(path)}.{name}" for path in files for name in docstrings(path)}
 
 

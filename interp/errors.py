@@ -16,6 +16,8 @@ class InterpError(ValueError):
         ...     "They are called down.0.0, ..., up.3.2.",
         ...     "Select by block ('up'), name ('up.1'), regular expression or integers.",
         ... )
+        Traceback (most recent call last):
+        interp.errors.InterpError: layers='up9' selects none of the 16 cross-attention layers. ...
     """
 
     def __init__(self, asked: str, exists: str, todo: str) -> None:

@@ -63,7 +63,7 @@ def _sdxl() -> StableDiffusionXLPipeline:
         "transformer_layers_per_block": (1, 2),
     }
     return StableDiffusionXLPipeline(
-        vae=_vae(),
+        vae=vae(),
         text_encoder=CLIPTextModel(_text()).eval(),
         text_encoder_2=CLIPTextModelWithProjection(_text()).eval(),
         tokenizer=tokenizer(),
@@ -76,7 +76,7 @@ def _sdxl() -> StableDiffusionXLPipeline:
 
 def _sd(model: Any, tokenizer: CLIPTokenizer, prediction: str) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
-        vae=_vae(),
+        vae=vae(),
         text_encoder=CLIPTextModel(_text()).eval(),
         tokenizer=tokenizer,
         unet=model,
@@ -105,11 +105,12 @@ def unet(
     return model.eval()
 
 
-def _vae() -> AutoencoderKL:
+def vae(levels: int = 2) -> AutoencoderKL:
+    """A small autoencoder whose latents have `2**(levels - 1)` pixels to an element."""
     model = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8,) * levels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
         layers_per_block=1,
         norm_num_groups=4,
         latent_channels=4,

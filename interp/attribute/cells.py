@@ -35,7 +35,7 @@ def inside(patch: Patch, cell: Cell, layers: Sequence[Site], calls: int) -> Patc
 
     Example:
         >>> inside(ip.zero("pad"), Cell(frozenset({"up.1.0"}), "v"), sites(unet), calls=50)
-        zero('pad', heads={'up.1.0': (0, 1, ...)}, side='v')
+        zero('pad', heads={'up.1.0': (0, 1...)}, side='v')
 
     Args:
         layers: all cross-attention layers of the UNet.

@@ -44,7 +44,7 @@ def weights(players: int) -> Float[np.ndarray, "player coalition"]:
     """The matrix that turns worths into Shapley values.
 
     Example:
-        >>> phi = weights(4) @ worths
+        >>> phi = weights(4) @ worth.values
 
     `phi_i = sum over S without i of |S|! (n - |S| - 1)! / n! (v(S + i) - v(S))` (Shapley 1953).
     """

@@ -24,7 +24,7 @@ def stretched(maps: Float[Tensor, "row c h w"]) -> Float[Tensor, "row c h w"]:
     """Stretch every channel of every row linearly to [0, 1].
 
     Example:
-        >>> stretched(eps - noise).amax()
+        >>> stretched(torch.randn(2, 4, 64, 64)).amax()
         tensor(1.)
     """
     low = reduce(maps, "row c h w -> row c 1 1", "min")
@@ -40,7 +40,8 @@ def ms_ssim(
     """Multi-scale structural similarity, row by row; 1 for equal rows.
 
     Example:
-        >>> ms_ssim(stretched(a), stretched(b))
+        >>> a, b = (stretched(torch.randn(2, 4, 64, 64)) for _ in range(2))
+        >>> ms_ssim(a, b)
 
     Three scales with weight 0.33 each (fewer for small maps, with the same total), a Gaussian
     window with sigma 1.5, averaged over channels and places at each scale.

@@ -163,7 +163,9 @@ def silencing(found: xr.Dataset) -> Patch:
     """The patch that silences what `find_neurons` found.
 
     Example:
-        >>> Patch.from_json(silencing(found).to_json()) == silencing(found)
+        >>> found = find_neurons(sd, a, usual=activations(sd, captions))
+        >>> shut = silencing(found)
+        >>> Patch.from_json(shut.to_json()) == shut
         True
     """
     marks = found.silenced.transpose("layer", "neuron").values

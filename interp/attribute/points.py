@@ -102,7 +102,7 @@ def points_of(session: Session, prompt: Prompt, trace: xr.Dataset, steps: Sequen
     """The same from a run that was traced in float32, with all its seeds.
 
     Example:
-        >>> points_of(sd, a, sd.trace(a, seeds=4, half=False).isel(prompt=0), [0, 49])
+        >>> points_of(sd, a, sd.trace(a, seeds=4, half=False).isel(prompt=0), [0, -1])
     """
     calls, seeds = trace.sizes["step"], trace.seed.values.tolist()
     trace = trace.isel(step=list(steps))

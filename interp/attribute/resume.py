@@ -46,7 +46,7 @@ def stations(unet: nn.Module) -> dict[str, nn.Module]:
 
     Example:
         >>> list(stations(pipe.unet))[:2]
-        ['down_blocks.0.attentions.0', 'down_blocks.0.attentions.1']
+        ['down_blocks.0.attentions.0', ...]
     """
     found: dict[str, nn.Module] = {}
     for name, module in unet.named_modules():

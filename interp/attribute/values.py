@@ -93,7 +93,7 @@ def noise_value(function: OfNoise, name: str | None = None, steps: Steps = None)
     """A value from a differentiable function of `(eps_c, eps_u)`, both `[row, c, h, w]`.
 
     Example:
-        >>> noise_value(lambda eps_c, eps_u: -cosine(eps_c, eps_u), "angle", steps=slice(0, 10))
+        >>> noise_value(lambda c, u: (c - u).abs().mean((1, 2, 3)), "size", steps=slice(0, 10))
 
     Args:
         function: takes torch tensors and returns `[row]`; it must not mix rows.

@@ -38,8 +38,8 @@ def audit(
     """Return for every caption whether its images come back, and what detectors say.
 
     Example:
-        >>> found = audit(sd, read_pairs("my_training_set"), 4, "out/audit.zarr", sscd, 0.5)
-        >>> found[["text", "shown", "copied", "verdict"]].to_dataframe()
+        >>> audited = audit(sd, read_pairs("my_training_set"), 4, "out/audit.zarr", sscd, 0.5)
+        >>> audited[["text", "shown", "copied", "verdict"]].to_dataframe()
 
     Args:
         session: the fine-tuned model and settings.
@@ -104,7 +104,7 @@ def concluded(data: xr.Dataset, threshold: float) -> xr.Dataset:
     """Add what follows from the similarities: shares of copies, and verdicts.
 
     Example:
-        >>> concluded(xr.open_zarr("out/audit.zarr"), 0.6).verdict
+        >>> concluded(audited, 0.6).verdict
     """
     own = data.own >= threshold
     copied = own.mean("seed")

@@ -29,7 +29,7 @@ def scales(
 
     Example:
         >>> curve = scales(sd, memorized, 4, sscd, "default_0")
-        >>> (curve.copy >= 0.5).mean(["prompt", "seed"])          # (scale)
+        >>> (curve["copy"] >= 0.5).mean(["prompt", "seed"])          # (scale)
 
     Args:
         session: the pipeline with its LoRA loaded; it has its scale again afterwards.

@@ -16,8 +16,7 @@ def subjects(found: xr.Dataset, pairs: Sequence[Pair], limit: int | None = None)
     """Return the memorized captions, those with most copies first, and as many that are not.
 
     Example:
-        >>> [case.kind for case in subjects(found, pairs, limit=1)]
-        ['memorized', 'control']
+        >>> [case.kind for case in subjects(audited, pairs)]     # memorized ones first
     """
     cases = []
     order = np.lexsort((-found.shown.values, -found.copied.values))

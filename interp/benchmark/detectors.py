@@ -34,8 +34,8 @@ def detectors(
     """Return every detector's score of every image, and the seconds that each took.
 
     Example:
-        >>> scores = detectors(sd, cases, 4, "out/scores.zarr")
-        >>> scores.score.sel(detector="sharpness").mean("seed")
+        >>> examined = detectors(sd, cases, 4, "scores.zarr")
+        >>> examined.score.sel(detector="sharpness").mean("seed")
 
     Args:
         session: pipeline and settings.
@@ -108,7 +108,7 @@ def rates(scores: xr.Dataset, fpr: float = 0.01) -> pd.DataFrame:
     """Return area and true positive rate of every detector, by level of views and kind of control.
 
     Example:
-        >>> table = rates(scores)
+        >>> table = rates(examined)
         >>> table[(table.views == "all") & (table.against == "control")].sort_values("auc")
 
     Args:

@@ -36,7 +36,7 @@ def mitigations(
     """Return the images of every prompt under every mitigation, and what was measured of them.
 
     Example:
-        >>> grid = mitigations(sd, cases, 4, "out/edits.zarr", sscd, fidelity=clip)
+        >>> grid = mitigations(sd, cases, 4, "edits.zarr", sscd, fidelity=clip)
 
     Arguments and result as in `report.generate`.
     """
@@ -51,7 +51,7 @@ def outcomes(grid: xr.Dataset, keeps: float, steps_rows: int) -> pd.DataFrame:
     """Return what every mitigation does, a row each, with 95 % intervals by training image.
 
     Example:
-        >>> outcomes(grid, keeps=0.5, steps_rows=100)[["mitigation", "copies", "fidelity"]]
+        >>> outcomes(mitigated, keeps=0.5, steps_rows=100)[["mitigation", "copies", "fidelity"]]
 
     Args:
         grid: from `mitigations`.

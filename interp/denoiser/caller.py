@@ -17,7 +17,11 @@ def caller() -> DiffusionPipeline | None:
     """Return the innermost pipeline whose code this thread is running, or None.
 
     Example:
-        >>> pipe.unet.register_forward_pre_hook(lambda *_: seen.append(caller()))
+        >>> handle = pipe.unet.register_forward_pre_hook(lambda *_: seen.append(caller()))
+        >>> images = pipe("a photo of a goat").images
+        >>> handle.remove()
+        >>> seen[0] is pipe
+        True
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -34,7 +38,11 @@ def stranger(pipe: Any) -> DiffusionPipeline | None:
     """Return the pipeline that is running, unless it is `pipe`.
 
     Example:
-        >>> pipe.unet.register_forward_pre_hook(lambda *_: seen.append(stranger(pipe)))
+        >>> handle = pipe.unet.register_forward_pre_hook(lambda *_: seen.append(stranger(pipe)))
+        >>> images = pipe("a photo of a goat").images
+        >>> handle.remove()
+        >>> seen[0] is None
+        True
     """
     running = caller()
     return None if running is pipe else running

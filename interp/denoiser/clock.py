@@ -17,9 +17,9 @@ class StepClock:
     Example:
         >>> with Hooks() as hooks:
         ...     clock = StepClock(pipe, hooks)
-        ...     pipe("a photo of a goat")
+        ...     pipe("a photo of a goat", num_inference_steps=3)
         >>> clock.run, clock.step      # the first run's last step
-        (0, 49)
+        (0, 2)
 
     `step` counts UNet calls within one run of the sampler, from 0. A new run begins when the
     scheduler was given new timesteps (every pipeline call does that), when its first timestep comes

@@ -57,7 +57,7 @@ def vjp(f: Prediction, x: Tensor, u: Tensor) -> Tensor:
     """Return `Jᵀ u` of every row: the gradient of `<f, u>`, with any kernel.
 
     Example:
-        >>> vjp(lambda z: unet_call.predict(pipe, z, t, abar, embeds, None), latents, eps)
+        >>> vjp(lambda z: unet_call.predict(pipe, z, t, abar, embeds, None), latents, direction)
     """
     at, value = _graph(f, x)
     return torch.autograd.grad(value, at, u.to(value))[0]

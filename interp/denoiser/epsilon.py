@@ -40,7 +40,8 @@ def to_epsilon(
     """Return the noise that a prediction implies, in float32.
 
     Example:
-        >>> to_epsilon(v, z, alpha_bar(scheduler, t), "v_prediction")
+        >>> v, z = torch.randn(2, 1, 4, 64, 64)
+        >>> to_epsilon(v, z, alpha_bar(pipe.scheduler, 981), "v_prediction")
 
     With `z = sqrt(abar) x0 + sigma eps`: `eps = sqrt(abar) v + sigma z` for `v_prediction`, and
     `eps = (z - sqrt(abar) x0) / sigma` for `sample`. Differences of velocities at one `z`

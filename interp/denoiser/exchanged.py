@@ -16,7 +16,8 @@ def must_be_there(denoiser: nn.Module, layers: Mapping[Site, nn.Module]) -> None
     """Raise if a denoiser's layers are other modules than those that were hooked.
 
     Example:
-        >>> hooks.before(pipe.unet, lambda unet, *call: must_be_there(unet, layers))
+        >>> layers = {site: pipe.unet.get_submodule(site.path) for site in ip.sites(pipe.unet)}
+        >>> must_be_there(pipe.unet, layers)
 
     Raises:
         InterpError: naming the layer.
@@ -34,7 +35,7 @@ def must_be_the_same(now: list[nn.Module], then: list[nn.Module], what: str) -> 
     """Raise if a pipeline runs other denoisers than those that were hooked.
 
     Example:
-        >>> must_be_the_same([pipe.unet], [unet], "A recording")
+        >>> must_be_the_same([pipe.unet], [pipe.unet], "A recording")
 
     Raises:
         InterpError: if some were exchanged.

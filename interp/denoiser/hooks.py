@@ -55,8 +55,9 @@ def patched(denoiser: nn.Module) -> Any:
     """What patches a denoiser now, or None.
 
     Example:
+        >>> handle = ip.zero("pad").install(pipe)
         >>> patched(pipe.unet).applied
-        [Applied(zero('pad'))]
+        [(Applied(zero('pad')), ...)]
     """
     return PATCHED[denoiser]() if denoiser in PATCHED else None
 
@@ -65,6 +66,7 @@ def patches_on(pipe: Any) -> list[str]:
     """The patches that are on a pipeline now, as JSON, in the order in which they apply.
 
     Example:
+        >>> handle = ip.zero("pad", fraction=0.7).install(pipe)
         >>> patches_on(pipe)
         ['[{"categories": ["pad"], "fraction": 0.7, "operation": "zero", "where": {}}]']
     """
@@ -97,8 +99,8 @@ class Hooks(ExitStack):
 
     Example:
         >>> with Hooks() as hooks:
-        ...     hooks.before(pipe.unet, count)
-        ...     hooks.after(pipe.unet.mid_block, look)
+        ...     hooks.before(pipe.unet, lambda unet, args, kwargs: None)
+        ...     hooks.after(pipe.unet.mid_block, lambda block, args, kwargs, output: None)
     """
 
     def before(
@@ -142,7 +144,7 @@ def hookable(pipe: Any, denoiser: nn.Module | None = None) -> tuple[Site, ...]:
 
     Example:
         >>> [site.name for site in hookable(pipe)]
-        ['down.0.0', 'down.0.1', ..., 'up.3.2']
+        ['down.0.0', ..., 'mid.0', ..., 'up.1.0', ...]
 
     Raises:
         InterpError: for pipelines that `stock` refuses, a compiled UNet, processors that attend to

@@ -70,7 +70,7 @@ def sites(unet: nn.Module) -> tuple[Site, ...]:
 
     Example:
         >>> [site.name for site in sites(pipe.unet)]
-        ['down.0.0', 'down.0.1', ..., 'up.3.2']
+        ['down.0.0', ..., 'mid.0', ..., 'up.1.0', ...]
 
     Names count blocks as the UNet does and layers within a block from 0, so SD 1's first up block,
     which has no attention, makes `up.1.0` the first name there.

@@ -19,7 +19,7 @@ class Passes:
 
     Example:
         >>> passes = Passes(flux)
-        >>> passes.number(timestep)      # 0 at the first call of a step, then 1
+        >>> passes.number(981)      # 0 at the first call of a step, then 1
         0
     """
 

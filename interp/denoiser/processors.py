@@ -46,7 +46,11 @@ def deviation(attention: Any, args: tuple, kwargs: dict, output: Tensor) -> floa
     """How far a layer's output is from attention to its text, relative to the latter.
 
     Example:
-        >>> hooks.after(layer, lambda *call: seen.append(deviation(*call)))
+        >>> with Hooks() as hooks:
+        ...     hooks.after(attention, lambda *call: seen.append(deviation(*call)))
+        ...     pipe("a photo of a goat")
+        >>> max(seen) < 1e-4
+        True
 
     Infinite where that can not be said, because the layer was given images beside the text.
     """
@@ -86,7 +90,9 @@ def must_follow(
     """Raise if a layer that is not stock does not attend as hooks on it assume.
 
     Example:
-        >>> must_follow(site, layer, args, kwargs, output)     # in a hook after the layer
+        >>> with Hooks() as hooks:
+        ...     hooks.after(attention, lambda *call: must_follow(site, *call))
+        ...     pipe("a photo of a goat")
 
     Raises:
         InterpError: naming the layer and its processor.

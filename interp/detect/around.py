@@ -69,7 +69,8 @@ def of_embeds(session: Session, points: Points) -> Prediction:
     """The conditional prediction, of embeddings, one for each row.
 
     Example:
-        >>> jvp(of_embeds(sd, points), embeds, embeds - empty)
+        >>> embeds = torch.stack([a.embeds] * len(points))
+        >>> jvp(of_embeds(sd, points), embeds, embeds - empty.embeds)
 
     SDXL's pooled embedding stays the prompt's.
     """

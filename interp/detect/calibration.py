@@ -92,7 +92,7 @@ class Calibration:
 
         Example:
             >>> file = ip.read_prompts("controls.csv")
-            >>> Calibration.of(sd, file.texts).save("models/sd-v1-4/calibration.json")
+            >>> Calibration.of(sd, file.texts).save("calibration.json")
 
         Args:
             session: model and settings, which are those of every later verdict.
@@ -139,8 +139,8 @@ class Calibration:
         """What is another here than where this was made; nothing if it fits.
 
         Example:
-            >>> calibration.differences(sd, seeds=4)
-            ['steps: 25 in the calibration, 50 here']
+            >>> calibration.differences(sd.but(steps=50), seeds=2)
+            ['steps: ... in the calibration, 50 here']
         """
         ours = {**_of_model(session.model), **_flat(_settings(session, seeds))}
         theirs = {**_of_model(self.model), **_flat(self.settings)}
@@ -168,8 +168,7 @@ class Calibration:
         """The answer for one prompt, from its `detect.scores`.
 
         Example:
-            >>> calibration.verdict(detect.scores(trace)).answer
-            'memorized'
+            >>> calibration.verdict(detect.scores(trace)).answer     # "memorized", "unclear", ...
         """
         (row,) = means(scores.isel(prompt=[0]) if "prompt" in scores.dims else scores)
         strict, loose = (
@@ -194,7 +193,7 @@ class Calibration:
 
         Example:
             >>> calibration.reliability()
-            'Of 240 controls, each judged by the others, 1 % are called memorized.'
+            'Of ... controls, each judged by the others, ... are called memorized and ... unclear.'
         """
         said = (
             f"Of {self.controls} controls, each judged by the others, "

@@ -75,7 +75,7 @@ def training_latent(case: Case) -> Float[Tensor, "1 c h w"]:
 
     Example:
         >>> training_latent(Case(sd, prompt, training=image)).shape
-        torch.Size([1, 4, 64, 64])
+        torch.Size([1, 4, ...])
 
     Raises:
         InterpError: the case has no training image, or one of another size.

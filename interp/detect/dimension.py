@@ -64,7 +64,8 @@ def flipd(
     """Return `D + sigma^2 (tr ds/dz + ||s||^2)` with `s = -eps / sigma`: a local dimension.
 
     Example:
-        >>> flipd(guided(sd, point), point.latents, eps, point.alpha_bar[0], signs((4, 64, 64), 16))
+        >>> predict, probes = guided(sd, point), signs(point.latents[0].shape, 16)
+        >>> flipd(predict, point.latents, predict(point.latents), point.alpha_bar[0], probes)
 
     That is `D - sigma tr(d eps / dz) + ||eps||^2`, with `sigma^2 = 1 - abar` and D the number of
     elements. For data on a d-dimensional plane it is d in the limit of no noise.

@@ -66,7 +66,9 @@ def p_laplacian(
     """Return `div(||s||^(p-2) s)` with the score `s = -eps / sigma`, in latents.
 
     Example:
-        >>> p_laplacian(f, point.latents, point.eps_c, point.alpha_bar[0], 1, signs((4, 64, 64), 8))
+        >>> probes = signs(point.latents[0].shape, 8)
+        >>> predict = eps_c(sd, point)
+        >>> p_laplacian(predict, point.latents, point.eps_c, point.alpha_bar[0], 1, probes)
 
     By the product rule, `||s||^(p-2) (tr J + (p - 2) n^T J n)`, with J the Jacobian of the score
     and `n = s / ||s||`.

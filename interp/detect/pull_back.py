@@ -24,8 +24,8 @@ def pull_back(case: Case) -> xr.DataArray:
     Cost: four UNet rows a seed, and derivatives of two.
 
     Source: an anonymous submission to ICML 2026 (github.com/randomnameforicml/icml-2026), metric 2.
-    It runs in float16 without scaling of gradients, and reads the prompt from a key that Wen et
-    al.'s file does not have (and then scores the empty prompt).
+    Its code runs in float16 without scaling of gradients, and reads the prompt from a key that Wen
+    et al.'s file does not have (and then scores the empty prompt).
     """
     found = []
     for point in each(case.start):

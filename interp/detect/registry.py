@@ -61,7 +61,7 @@ class Method:
         """Return what it costs alone, in UNet rows a seed.
 
         Example:
-            >>> METHODS["guidance norm"].cost(sd)       # 50 steps with guidance
+            >>> METHODS["guidance norm"].cost(sd.but(steps=50))       # with guidance
             100
         """
         run = calls_per_run(session.pipe, session.steps) * (2 if session.guided else 1)

@@ -79,7 +79,9 @@ def ready(sd: Session) -> None:
     """Refuse, before anything runs, a session that some detector cannot score.
 
     Example:
-        >>> ready(ip.load(steps=2))     # an error
+        >>> ready(ip.load(steps=2))
+        Traceback (most recent call last):
+        interp.errors.InterpError: ...
 
     Raises:
         InterpError: there are fewer than three steps, or there is no guidance.

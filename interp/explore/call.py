@@ -127,9 +127,9 @@ def place(
     """The options that say at which layers and heads, as shortly as possible.
 
     Example:
-        >>> place([("mid.0", (0, 1))], sites)           # all heads of a block's only layer
+        >>> place([("mid.0", (0, 1))], ip.sites(pipe.unet))     # a block's only layer
         {'layers': 'mid'}
-        >>> place([("mid.0", (1,))], sites)
+        >>> place([("mid.0", (1,))], ip.sites(pipe.unet))
         {'heads': {'mid.0': (1,)}}
 
     Raises:

@@ -48,7 +48,7 @@ class Explorer:
     """A session, the prompts offered with it, and what a page was last shown.
 
     Example:
-        >>> explorer = Explorer(sd, population())
+        >>> explorer = Explorer(sd, cases, measures)
         >>> explorer.answer({"ask": "look", "choice": {"text": "a photo of a goat"}})["without"]
 
     Args:

@@ -35,8 +35,10 @@ def replayed(unet: nn.Module, kept: Sequence[Tensor]) -> Iterator[None]:
     """The first calls of a UNet in the block return what was kept; hooks on it run as usual.
 
     Example:
-        >>> with replayed(pipe.unet, kept[:10]):
-        ...     pipe("a photo of a goat")           # computes from step 10 on
+        >>> with predictions(pipe.unet) as kept:
+        ...     pipe("a photo of a goat")
+        >>> with replayed(pipe.unet, kept[:2]):
+        ...     pipe("a photo of a goat")           # computes from step 2 on
     """
     missing = object()
     # accelerate, for one, has a forward of its own there.

@@ -29,7 +29,7 @@ class Runs:
 
     Example:
         >>> runs = Runs(sd)
-        >>> runs.image(sd.encode("a photo of a goat"), 0, ip.zero("pad", steps=range(20, 25)))
+        >>> runs.image(sd.encode("a photo of a goat"), 0, ip.zero("pad", steps=range(2, 4)))
     """
 
     def __init__(self, session: Session) -> None:

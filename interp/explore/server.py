@@ -68,7 +68,7 @@ def serve(explorer: Explorer, port: int = 0) -> Server:
 
     Example:
         >>> serve(explorer).address
-        'http://127.0.0.1:40123/Jx0.../'
+        'http://127.0.0.1:.../'
 
     Args:
         explorer: what answers.

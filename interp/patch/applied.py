@@ -35,9 +35,11 @@ class Applied:
     """Patches on a pipeline, until `remove`. Knows the step and the rows of each UNet call.
 
     Example:
+        >>> embeds = torch.stack([empty.embeds] * 2 + [a.embeds] * 2)
+        >>> latents = torch.randn(4, 4, 16, 16)
         >>> with ip.apply(pipe, [(a, ip.zero("pad")), (a, None)], guided=True) as applied:
         ...     applied.at(7)
-        ...     pipe.unet(latents, timestep, encoder_hidden_states=embeds)
+        ...     pipe.unet(latents, 981, encoder_hidden_states=embeds)
 
     Args:
         pipe: a Stable Diffusion 1.x, 2.x or SDXL pipeline. Its ControlNets are patched too, except
@@ -185,6 +187,7 @@ def installed(pipe: Any) -> list[Applied]:
     """The patches that are currently on a pipeline, in the order in which they apply.
 
     Example:
+        >>> handle = ip.zero("pad", fraction=0.7).install(pipe)
         >>> ip.installed(pipe)
         [Applied(zero('pad', fraction=0.7))]
     """

@@ -103,6 +103,8 @@ def must_touch(operations: Iterable[Operation], touched: Set[Operation], ran: st
 
     Example:
         >>> must_touch(zero("pad", steps=99).operations, set(), "1 runs of 50 steps")
+        Traceback (most recent call last):
+        interp.errors.InterpError: ...
 
     Raises:
         InterpError: naming the operations.

@@ -25,8 +25,8 @@ def denoisers(pipe: Any) -> list[nn.Module]:
     """The UNet and its ControlNets.
 
     Example:
-        >>> [type(module).__name__ for module in denoisers(pipe)]
-        ['UNet2DConditionModel', 'ControlNetModel']
+        >>> [type(module).__name__ for module in denoisers(pipe)]     # and ControlNets
+        ['UNet2DConditionModel']
 
     Raises:
         InterpError: another part of the pipeline attends to the text, or the UNet also reads it

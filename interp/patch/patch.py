@@ -108,7 +108,7 @@ class Patch:
             >>> with zero("pad", fraction=0.7).on(pipe):
             ...     pipe("Antique Church Poster in Berlin", num_images_per_prompt=4)
             >>> with patch.on(pipe, tokens=a):
-            ...     pipe(prompt_embeds=a.embeds[None])
+            ...     pipe(prompt_embeds=a.embeds[None], negative_prompt="")
 
         Prompts passed as text are recognised; with `prompt_embeds`, pass the prompts as `tokens`.
         `negative`, `guided` and `strict` are as in `apply`.
@@ -173,8 +173,9 @@ def apply(
     """Patch each prompt of a batch with its own patch.
 
     Example:
-        >>> with apply(pipe, [(a, zero("pad")), (b, None)]):
-        ...     pipe(prompt_embeds=embeds, negative_prompt_embeds=empty)
+        >>> embeds = torch.stack([a.embeds, b.embeds])
+        >>> with apply(pipe, [(a, zero("pad")), (b, None)], negative=empty):
+        ...     pipe(prompt_embeds=embeds, negative_prompt_embeds=empty.embeds.expand(2, -1, -1))
 
     Args:
         pipe: a Stable Diffusion 1.x, 2.x or SDXL pipeline.

@@ -52,7 +52,8 @@ def plan_layer(
     """The plan of a layer.
 
     Example:
-        >>> plan_layer(site, (((zero_pads, a),), ()), {zero_pads: (0, 1)}, 320, text.device)
+        >>> (pads,) = ip.zero("pad").operations
+        >>> plan_layer(site, (((pads, a),), ()), {pads: (0, 1)}, 320, a.embeds.device)
 
     Args:
         rows: the edits that apply here.

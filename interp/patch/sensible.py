@@ -31,7 +31,9 @@ def must_make_sense(operations: Sequence[Operation], pipe: Any) -> None:
     """Raise for operations that would not mean the same on this pipeline as on others.
 
     Example:
-        >>> must_make_sense(zero("pooled").operations, unet_pipeline)     # raises
+        >>> must_make_sense(zero("pooled").operations, pipe)     # a UNet's pipeline
+        Traceback (most recent call last):
+        interp.errors.InterpError: ...
 
     Raises:
         InterpError: naming the operation and why.

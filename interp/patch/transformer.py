@@ -237,7 +237,8 @@ def edit_pooled(operation: Operation, pooled: Float[Tensor, " pooled"], prompt: 
     """The pooled vector after an operation, treated as a prompt with one position.
 
     Example:
-        >>> edit_pooled(zero("pooled").operations[0], a.pooled, a)     # zeros
+        >>> (prompt,) = ip.encode(sd3, "a photo of a goat")
+        >>> edit_pooled(zero("pooled").operations[0], prompt.pooled, prompt)     # zeros
     """
 
     def alone(of: Prompt, vector: Tensor | None) -> Prompt:

@@ -62,7 +62,7 @@ def layer_step_map(
 
     Example:
         >>> plot.layer_step_map(estimate.estimate.sum("head"), label="change of the guidance norm")
-        >>> plot.layer_step_map(trace.effect, columns="patch")
+        >>> plot.layer_step_map(exact.effect, columns="patch")
 
     Args:
         effects: over (layer, step) and perhaps `rows`, `columns`, prompt and seed, which are

@@ -13,7 +13,7 @@ def detector_rates(rates: pd.DataFrame, views: str = "all") -> Figure:
     """Area and true positive rate of every detector with 95 % intervals, the best one on top.
 
     Example:
-        >>> plot.detector_rates(benchmark.rates(scores))
+        >>> plot.detector_rates(benchmark.rates(examined))
 
     Args:
         rates: from `benchmark.rates`.
@@ -55,7 +55,7 @@ def frontier(outcomes: pd.DataFrame) -> Figure:
     """Copies that mitigations leave, against what ordinary prompts lose: the lower right is better.
 
     Example:
-        >>> plot.frontier(benchmark.outcomes(grid, 0.5, 100))
+        >>> plot.frontier(benchmark.outcomes(mitigated, 0.5, 100))
 
     Args:
         outcomes: from `benchmark.outcomes`, with `fidelity` or at least `kept`.

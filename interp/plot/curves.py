@@ -54,7 +54,7 @@ def scale_curve(copied: xr.DataArray) -> Figure:
     """Share of images that are copies against the scale of a LoRA, with 95 % intervals.
 
     Example:
-        >>> plot.scale_curve(audit.scales(sd, memorized, 4, sscd, "lora").copy >= 0.5)
+        >>> plot.scale_curve(audit.scales(sd, memorized, 4, sscd, "lora")["copy"] >= 0.5)
 
     A thin line is a prompt, the thick one their mean.
 

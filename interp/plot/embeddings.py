@@ -60,7 +60,8 @@ def embedding_pca(prompts: Paddings) -> Figure:
     """The embeddings on their first two principal components, a panel for each padding.
 
     Example:
-        >>> plot.embedding_pca({"padded with <eot>": a, "padded with !": b})
+        >>> bang = ip.encode(pipe, a.text, pad_token="!")
+        >>> plot.embedding_pca({"padded with <eot>": a, "padded with !": bang})
 
     Components are those of all panels' embeddings together, so positions can be compared.
 

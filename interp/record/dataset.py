@@ -62,7 +62,7 @@ def to_dataset(
     Recordings of videos have an axis `frame` after `seed`.
 
     Example:
-        >>> to_dataset(log.runs, layers, {"mass": ("category",)})
+        >>> to_dataset(log.runs, ip.sites(pipe.unet), {"mass": ("category",)})
 
     Args:
         runs: the recorded runs.

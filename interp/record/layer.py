@@ -22,7 +22,8 @@ def probabilities(
     """Attention probabilities in float32, whatever the model's dtype. Call it outside autocast.
 
     Example:
-        >>> probabilities(queries, keys, attention.scale, None).sum(-1)     # all ones
+        >>> queries, keys = torch.randn(2, 1, 8, 77, 40)
+        >>> probabilities(queries, keys, 40**-0.5, None).sum(-1)     # all ones
     """
     # Scaling the few keys is cheaper than scaling the many logits, and so is copying them into the
     # order in which the product reads them.

@@ -27,7 +27,9 @@ def ablation(
     """Write the ablation's tables, and its figures to `figures/`.
 
     Example:
-        >>> ablation(sd, generate(sd, cases, ...), observe(sd, cases, ...), Path("out"), 0.5)
+        >>> unedited = observe(sd, cases, 4, sscd)
+        >>> grid = generate(sd, cases, edits(), 2, store="edits.zarr", similarity=sscd)
+        >>> ablation(sd, grid, unedited, Path("out"), 0.5)
 
     Args:
         session: its text encoder is shown.

@@ -164,7 +164,7 @@ def unedited(session: Session, case: Subject, seeds: int, metrics: Mapping[str, 
     """One prompt as it is: its images, where it is attended to, what detectors say.
 
     Example:
-        >>> unedited(sd, case, 4, {"similarity": sscd, "alike": Diversity(sscd)})
+        >>> unedited(sd, cases[0], 4, {"similarity": sscd, "alike": Diversity(sscd)})
     """
     encoded = session.encode(case.text)
     recorders = (mass, overlay(session), *detect.recorders(session.pipe))
@@ -225,7 +225,7 @@ def edited(data: xr.Dataset) -> xr.Dataset:
     """The sweep over edits that a report was collected from, as returned by `generate`.
 
     Example:
-        >>> edited(collect(sd, cases, ...)).copy.sel(patch="h", reference="training").mean()
+        >>> edited(data)["copy"].sel(patch="h", reference="training").mean()
     """
     names = {ours: theirs for ours, theirs in OF_EDITS.items() if ours in data}
     grid = data[list(names)].rename({**names, "edit_seed": "seed"})

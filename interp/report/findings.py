@@ -178,7 +178,7 @@ def removals(found: Findings) -> list[Effect]:
     """The edits compared in the summary figure: unedited, removals and mitigations.
 
     Example:
-        >>> [effect.name for effect in removals(found)][:2]
+        >>> [effect.name for effect in removals(find(data))][:2]
         ['none', 'c']
     """
     order = (NONE, REMOVAL, MITIGATION)

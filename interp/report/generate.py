@@ -35,7 +35,7 @@ def generate(
 
     Example:
         >>> grid = generate(sd, cases, edits(), 2, store="out/edits.zarr", similarity=sscd)
-        >>> grid.copy.sel(patch="h", reference="training").mean()
+        >>> grid["copy"].sel(patch="h", reference="training").mean()
 
     Args:
         session: pipeline and settings.

@@ -34,7 +34,7 @@ def svg(figure: Figure, says: str) -> Markup:
     """A figure as an SVG element, identical every time.
 
     Example:
-        >>> svg(summary(found, 0.5), "Similarity to the training image under each edit")
+        >>> svg(summary(find(data), 0.5), "Similarity to the training image under each edit")
 
     Args:
         figure: a figure in the toolkit's style.

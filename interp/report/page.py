@@ -43,7 +43,7 @@ def render(
     """Write `report.html` and every figure as PNG and PDF, and return the page's path.
 
     Example:
-        >>> render(ip.open("out/report/report.nc"), "out/report")
+        >>> render(data, "out/report")
 
     Args:
         data: from `collect`.

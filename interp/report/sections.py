@@ -127,7 +127,7 @@ def chips(of: xr.Dataset) -> list[dict[str, Any]]:
 
     Example:
         >>> [chip["word"] for chip in chips(data.isel(prompt=0))]
-        ['start', 'a', 'goat', 'end', 'padding']
+        ['start', 'a', 'goat', ..., 'end', 'padding']
     """
     kinds, words, mass = (of[name].values for name in ("position_category", "word", "token_mass"))
     found = []
@@ -153,7 +153,7 @@ def categories(of: xr.Dataset) -> list[dict[str, Any]]:
 
     Example:
         >>> categories(data.isel(prompt=0))[3]["tokens"]
-        73
+        70
     """
     mass = of.mass.mean(["step", "layer"])
     found = []

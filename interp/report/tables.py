@@ -15,7 +15,7 @@ def effects(grid: xr.Dataset, values: dict[str, xr.DataArray], by: str = "kind")
     """Mean and 95 % interval of every value, by patch and kind of prompt, in long form.
 
     Example:
-        >>> effects(grid, {"to unedited": grid.copy.sel(reference="baseline")}).head(1)
+        >>> effects(grid, {"to unedited": grid["copy"].sel(reference="baseline")}).head(1)
           patch       kind        value  mean   low  high  prompts
 
     Args:

@@ -33,9 +33,8 @@ def identity(pipe: Any) -> dict[str, Any]:
 
     Example:
         >>> identity(pipe)["parts"]
-        {'text_encoder': '1f0c...', 'tokenizer': '9b2e...', 'unet': 'c0ff...', 'vae': '77d1...'}
-        >>> identity(pipe)["adapters"]
-        {'unet.style': {'scale': [16.0], 'weights': '5e1f...'}}
+        {'text_encoder': '...', 'tokenizer': '...', 'unet': '...', 'vae': '...'}
+        >>> identity(pipe)["adapters"]     # {'unet.style': {'scale': [16.0], 'weights': '5e1f...'}}
 
     `parts` are the first 16 digits of SHA-256 over configuration and weights; for a tokenizer, over
     what was added to its vocabulary, and its pad token. `adapters` are those that act: one that is

@@ -60,6 +60,7 @@ def open(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a dataset that `save` wrote, wholly into memory, and let go of the file.
 
     Example:
+        >>> interp.save(run, "runs/pads.nc")
         >>> run = interp.open("runs/pads.nc")
 
     Raises:

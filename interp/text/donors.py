@@ -67,6 +67,7 @@ def as_prompts(data: xr.Dataset) -> list[Prompt]:
     """The prompts of such a dataset.
 
     Example:
+        >>> ip.save(ip.as_dataset([a, b]), "donors.nc")
         >>> a, b = ip.as_prompts(ip.open("donors.nc"))
         >>> swap("pad", donor=ip.open("donors.nc").isel(prompt=[1]))
 

@@ -140,7 +140,9 @@ def from_ids(
     """A prompt from its ids and embeddings, when its text is not known.
 
     Example:
-        >>> from_ids(pipe, ids[0], pipe.encode_prompt(...)[0][0]).text
+        >>> embeds, _ = pipe.encode_prompt("a photo of a goat", "cpu", 1, False)
+        >>> ids = pipe.tokenizer("a photo of a goat", padding="max_length", return_tensors="pt")
+        >>> from_ids(pipe, ids.input_ids[0], embeds[0]).text
         'a photo of a goat'
 
     Raises:

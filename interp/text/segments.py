@@ -79,7 +79,8 @@ def embed(
     """The embeddings, and the pooled one, of ids given for every encoder by its ending.
 
     Example:
-        >>> embeds, pooled = embed(flux, {"_2": t5_ids, "": clip_ids})
+        >>> prompt = encode_segments(flux, "a photo of a goat")
+        >>> embeds, _ = embed(flux, {"_2": prompt.ids})
 
     The pooled embedding is None if the ids of an encoder that it needs are missing.
     """
@@ -127,7 +128,8 @@ def describe(
     """A prompt from every encoder's ids and its embeddings, when its text is not known.
 
     Example:
-        >>> describe(flux, {"_2": t5_ids}, embeds[0]).counts
+        >>> prompt = encode_segments(flux, "a photo of a goat")
+        >>> describe(flux, {"_2": prompt.ids}, prompt.embeds).counts
     """
     known = must_have(pipe)
     rows, words, codes, segments, second = [], [], [], [], []
@@ -172,6 +174,7 @@ def apart(pipe: Any, ids: Sequence[Ids], segments: Sequence[tuple[str, int]]) ->
     """The ids of every encoder that has positions, by its suffix.
 
     Example:
+        >>> prompt = encode_segments(sd3, "a photo of a goat")
         >>> apart(sd3, [prompt.ids, prompt.ids_2], prompt.segments)["_3"]     # T5's
     """
     found, start = {}, 0
@@ -187,7 +190,8 @@ def repad_segments(pipe: Any, prompt: Prompt, token: str | int, given: Embeds) -
     """The same prompt, encoded again with another pad token in every encoder.
 
     Example:
-        >>> repad_segments(sd3, prompt, "!", prompt.embeds).embeds[prompt.at("t5.pad")]
+        >>> prompt = encode_segments(sd3, "a photo of a goat")
+        >>> repad_segments(sd3, prompt, 5, prompt.embeds).embeds[prompt.at("t5.pad")]
 
     T5 reads in both directions, so its other embeddings change too.
 

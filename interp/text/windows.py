@@ -21,6 +21,7 @@ def join(prompts: Sequence[Prompt]) -> Prompt:
 
     Example:
         >>> long = ip.join(ip.encode(pipe, ["a cat in the garden of a house", "painted in oil"]))
+        >>> empty = ip.join(ip.encode(pipe, ["", ""]))
         >>> with ip.zero("pad").on(pipe, tokens=long):
         ...     pipe(prompt_embeds=long.embeds[None], negative_prompt_embeds=empty.embeds[None])
 

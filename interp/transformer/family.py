@@ -119,7 +119,7 @@ def named(kind: str, list_name: str, attention: str, blocks: Iterable[Any]) -> l
     """Blocks of one list under short names.
 
     Example:
-        >>> named("joint", "transformer_blocks", "attn", transformer.transformer_blocks)[0].name
+        >>> named("joint", "transformer_blocks", "attn", sd3.transformer.transformer_blocks)[0].name
         'joint.0'
     """
     return [
@@ -146,7 +146,7 @@ def family(of: Any) -> Family | None:
     """The family of a pipeline or of its transformer; None for one with a UNet.
 
     Example:
-        >>> family(StableDiffusion3Pipeline(...)).segments[0].name
+        >>> family(sd3).segments[0].name
         'clip'
 
     Raises:
