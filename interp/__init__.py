@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Patch,
         Where,
         apply,
+        attenuate,
         copy,
         guide,
         installed,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         noise,
         remove,
         repad,
+        repel,
         scale,
         silence,
         swap,
@@ -51,8 +53,8 @@ _HOMES = {
     "interp.denoiser.layers": "Site select sites",
     "interp.errors": "InterpError",
     "interp.explore": "explore",
-    "interp.patch": "Applied Patch Where apply copy guide installed mask mean noise remove repad "
-    "scale silence swap zero",
+    "interp.patch": "Applied Patch Where apply attenuate copy guide installed mask mean noise "
+    "remove repad repel scale silence swap zero",
     "interp.record": "Log Recorder entropy maps mass record token_mass",
     "interp.results": "open provenance save",
     "interp.session": "Rewrite Session Start",
@@ -69,11 +71,12 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "CATEGORIES", "Applied", "InterpError", "Log", "Patch", "Prompt", "Recorder", "Rewrite",
-    "Session", "Site", "Start", "Where", "apply", "as_dataset", "as_prompts", "attribute", "audit",
-    "benchmark", "categories", "copy", "detect", "encode", "entropy", "explore", "guide",
-    "installed", "join", "load", "maps", "mask", "mass", "mean", "metrics", "mitigations", "noise",
-    "open", "paper", "patch", "plot", "provenance", "read_prompts", "record", "remove", "repad",
-    "save", "scale", "select", "silence", "sites", "swap", "sweep", "token_mass", "zero",
+    "Session", "Site", "Start", "Where", "apply", "as_dataset", "as_prompts", "attenuate",
+    "attribute", "audit", "benchmark", "categories", "copy", "detect", "encode", "entropy",
+    "explore", "guide", "installed", "join", "load", "maps", "mask", "mass", "mean", "metrics",
+    "mitigations", "noise", "open", "paper", "patch", "plot", "provenance", "read_prompts",
+    "record", "remove", "repad", "repel", "save", "scale", "select", "silence", "sites",
+    "swap", "sweep", "token_mass", "zero",
 ]  # fmt: skip
 
 

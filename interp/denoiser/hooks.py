@@ -7,8 +7,9 @@ have no such cross-attention, is in `interp/transformer`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary
@@ -74,6 +75,26 @@ def patches_on(pipe: Any) -> list[str]:
     return [] if found is None else found.patches(pipe)
 
 
+_ASIDE: ContextVar[bool] = ContextVar("predicting aside", default=False)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Run modules past all hooks of ours: nothing is patched, recorded or counted.
+
+    Example:
+        >>> with aside():
+        ...     pipe.unet(latents, timestep, encoder_hidden_states=embeds)
+
+    For what a hook itself asks of the module that it is on.
+    """
+    token = _ASIDE.set(True)
+    try:
+        yield
+    finally:
+        _ASIDE.reset(token)
+
+
 class _Hook:
     """A hook of ours. A copy of its module, by `copy.deepcopy` or pickle, has an empty one instead:
     nobody could take it off."""
@@ -82,6 +103,8 @@ class _Hook:
         self._hook, self._of = hook, of
 
     def __call__(self, *call: Any) -> Any:
+        if _ASIDE.get():
+            return None
         if self._of is not None and stranger(self._of) is not None:
             return None
         return self._hook(*call)

@@ -16,6 +16,8 @@ from interp.mitigations.noise import (
     sharpness_aware_noise,
 )
 from interp.mitigations.optimise import OptimiseEmbedding, optimise_embedding
+from interp.mitigations.stable import StableSteps, stable_steps, usual_steps
+from interp.mitigations.third import Reanchor, attenuate_and_repel, reanchor
 from interp.mitigations.words import RandomWords, random_numbers, random_tokens
 
 __all__ = [
@@ -23,8 +25,11 @@ __all__ = [
     "OptimiseEmbedding",
     "OptimiseNoise",
     "RandomWords",
+    "Reanchor",
     "SharpnessAwareNoise",
+    "StableSteps",
     "adjust_noise",
+    "attenuate_and_repel",
     "dynamic_transition",
     "embedding_noise",
     "opposite_guidance",
@@ -32,10 +37,13 @@ __all__ = [
     "optimise_noise",
     "random_numbers",
     "random_tokens",
+    "reanchor",
     "repad",
     "repad_zero_eot",
     "rescale_sot",
     "sharpness_aware_noise",
+    "stable_steps",
     "static_transition",
+    "usual_steps",
     "zero_pads",
 ]

@@ -6,7 +6,8 @@ and `patched` runs them on the rows of a batch and writes the result into the la
 
 from interp.patch.applied import Applied, installed, remove
 from interp.patch.patch import Patch, apply
-from interp.patch.verbs import copy, guide, mask, mean, noise, repad, scale, silence, swap, zero
+from interp.patch.steering import guide, repel
+from interp.patch.verbs import attenuate, copy, mask, mean, noise, repad, scale, silence, swap, zero
 from interp.patch.where import Where
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Patch",
     "Where",
     "apply",
+    "attenuate",
     "copy",
     "guide",
     "installed",
@@ -22,6 +24,7 @@ __all__ = [
     "noise",
     "remove",
     "repad",
+    "repel",
     "scale",
     "silence",
     "swap",

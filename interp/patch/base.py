@@ -30,7 +30,7 @@ class Operation:
     place, which is not printed.
     """
 
-    EDITS: ClassVar[Literal["embeddings", "keys", "values", "prediction"]] = "embeddings"
+    EDITS: ClassVar[Literal["embeddings", "keys", "values", "logits", "prediction"]] = "embeddings"
     USUAL: ClassVar[Where] = Where()
 
     categories: tuple[str, ...]

@@ -1,27 +1,33 @@
 """Guidance as a patch: how the conditional and unconditional predictions are mixed.
 
 A pipeline mixes them as `eps_u + guidance * (eps_c - eps_u)`. `guide` mixes them by another weight
-in some steps, on what the denoiser returns, so it works with any scheduler and beside any other
-patch. Not for models with distilled guidance (LCM, Flux), which have no two predictions to mix.
+in some steps, and `repel` leads away from a third prediction, that of another prompt or of the
+unpatched one; both act on what the denoiser returns, so they work with any scheduler and beside any
+other patch. Not for models with distilled guidance (LCM, Flux), which have no two predictions to
+mix.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.denoiser.clock import StepClock
 from interp.denoiser.epsilon import alpha_bar, to_epsilon
+from interp.denoiser.hooks import aside
 from interp.errors import InterpError
 from interp.patch.base import Operation
-from interp.patch.operations import OPERATIONS
+from interp.patch.operations import OPERATIONS, fits
+from interp.text.prompt import Prompt
 
 if TYPE_CHECKING:
     from interp.patch.applied import Applied
@@ -54,18 +60,71 @@ class Guide(Operation):
         return self._call([f"{self.weight:g}", *until])
 
 
+@dataclass(frozen=True, repr=False)
+class Repel(Operation):
+    """Guidance away from a third prediction: a donor's, or the prompt's own without patches."""
+
+    EDITS: ClassVar[Literal["prediction"]] = "prediction"  # type: ignore[assignment]
+
+    weight: float = 1.0
+    donor: Prompt | None = None
+    between: tuple[float, float] | None = None
+    fading: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.between or (0.0, 1.0)
+        if not (math.isfinite(self.weight) and 0 <= low < high):
+            raise InterpError(
+                f"{self!r} was asked for.",
+                "The weight is a finite number, and between= two norms, the smaller one first.",
+                "Say repel(2) for everywhere, repel(6.5, between=(3, 5)) where guidance is large.",
+            )
+
+    @property
+    def idle(self) -> bool:
+        # Where guidance stays small it has nothing to do, which is what it is for.
+        return self.weight == 0 or self.between is not None
+
+    @property
+    def donors(self) -> tuple[Prompt, ...]:
+        return () if self.donor is None else (self.donor,)
+
+    def given(self, donors: Sequence[Prompt]) -> Operation:
+        return replace(self, donor=donors[0]) if donors else self
+
+    def strength(self, norm: float, progress: float) -> float:
+        """The weight where guidance has this norm, this far in the run, from 0 to 1."""
+        weight = self.weight * (math.cos(math.pi / 2 * progress) if self.fading else 1)
+        if self.between is None:
+            return weight
+        low, high = self.between
+        return weight * min(1.0, max(0.0, (norm - low) / (high - low)))
+
+    def __repr__(self) -> str:
+        shown = [f"{self.weight:g}"]
+        shown += [] if self.donor is None else [f"donor={self.donor!r}"]
+        shown += [] if self.between is None else [f"between={self.between}"]
+        return self._call(shown + ["fading=True"] * self.fading)
+
+
 class Guidance:
-    """What `guide` does on one denoiser, after it ran.
+    """What `guide` and `repel` do on one denoiser, after it ran.
 
     Both predictions of an image become the mixture, so that whatever the pipeline makes of the two
-    is the mixture again, bit for bit.
+    is the mixture again, bit for bit; to both the same is added, which is then added to it.
     """
 
     def __init__(self) -> None:
         self._norms: list[Float[Tensor, " image"]] = []
 
     def mix(
-        self, applied: Sequence[tuple[Applied, At]], args: tuple, kwargs: dict, output: Any
+        self,
+        denoiser: nn.Module,
+        applied: Sequence[tuple[Applied, At]],
+        args: tuple,
+        kwargs: dict,
+        output: Any,
     ) -> Any:
         """The denoiser's output with the mixtures of guided images; None if there are none.
 
@@ -74,46 +133,55 @@ class Guidance:
         """
         owner, first = applied[0]
         rows, step = first.reader.batch, first.clock.step
-        guides = [
+        asked = [
             [
                 operation
                 for _, at in applied
                 for operation in at.on_image(image)
-                if isinstance(operation, Guide) and operation.where.at_step(step)
+                if operation.EDITS == "prediction" and operation.where.at_step(step)
             ]
             for image in range(len(rows.prompts) - rows.uncond)
         ]
-        asked = [guide for mine in guides for guide in mine]
-        if not asked:
+        every = list(chain.from_iterable(asked))
+        if not every:
             return None
         if not rows.uncond:
             raise InterpError(
-                f"{asked[0]!r} was asked for.",
+                f"{every[0]!r} was asked for.",
                 "The pipeline runs without guidance: there is no unconditional prediction to mix.",
                 "Run it with guidance_scale above 1.",
             )
         for _, at in applied:
-            at.touched |= at.heads.keys() & asked
-        over = [False] * len(guides)
-        if any(guide.until is not None for guide in asked):
-            sample = args[0] if args else kwargs["sample"]
-            over = self._over(owner.pipe.scheduler, first.clock, output[0], sample)
+            at.touched |= at.heads.keys() & every
+        scheduler, sample = owner.pipe.scheduler, args[0] if args else kwargs["sample"]
+        over = [False] * len(asked)
+        if any(getattr(operation, "until", None) is not None for operation in every):
+            over = self._over(first.clock, _norms(scheduler, first.clock, output[0], sample))
         split = "(half image) c h w -> half image c h w"
         eps_u, eps_c = rearrange(output[0], split, half=2)
         mixture = output[0].clone()
         mixed_u, mixed_c = rearrange(mixture, split, half=2)
-        for image, mine in enumerate(guides):
+        for image, mine in enumerate(asked):
             for guide in mine:
-                if guide.until is None or not over[image]:
+                if isinstance(guide, Guide) and (guide.until is None or not over[image]):
                     difference = eps_c[image] - eps_u[image]
                     mixed_u[image] = mixed_c[image] = eps_u[image] + guide.weight * difference
+        repels = [(n, one) for n, mine in enumerate(asked) for one in mine if _is_repel(one)]
+        if repels:
+            norms = _norms(scheduler, first.clock, output[0], sample).tolist()
+            progress = step / len(scheduler.timesteps)
+            weights = [one.strength(norms[image], progress) for image, one in repels]
+            acting = [(*pair, w) for pair, w in zip(repels, weights, strict=True) if w]
+            third = _third(denoiser, args, kwargs, [pair[:2] for pair in acting])
+            for (image, _, weight), other in zip(acting, third, strict=True):
+                push = weight * (other - eps_u[image])
+                mixed_u[image] -= push
+                mixed_c[image] -= push
         if isinstance(output, tuple):
             return (mixture, *output[1:])
         return type(output)(sample=mixture)
 
-    def _over(
-        self, scheduler: Any, clock: StepClock, output: Latents, sample: Latents
-    ) -> list[bool]:
+    def _over(self, clock: StepClock, norms: Float[Tensor, " image"]) -> list[bool]:
         """For each image, whether the norm of `eps_c - eps_u` has passed its first minimum."""
         if clock.step == 0:
             self._norms = []
@@ -123,14 +191,61 @@ class Guidance:
                 f"It must see every step of a run from the first on, but saw {len(self._norms)}.",
                 "Leave out steps=, and do not set the step by hand.",
             )
-        abar = alpha_bar(scheduler, clock.timestep)
-        eps = to_epsilon(output, sample, abar, scheduler.config.prediction_type)
-        eps_u, eps_c = rearrange(eps, "(half image) c h w -> half image (c h w)", half=2)
-        self._norms.append((eps_c - eps_u).norm(dim=1).cpu())
-        norms = torch.stack(self._norms)
-        falls, rises = norms[:-2] > norms[1:-1], norms[1:-1] < norms[2:]
+        self._norms.append(norms)
+        known = torch.stack(self._norms)
+        falls, rises = known[:-2] > known[1:-1], known[1:-1] < known[2:]
         return (falls & rises).any(dim=0).tolist()
+
+
+def _is_repel(operation: Operation) -> TypeGuard[Repel]:
+    return isinstance(operation, Repel)
+
+
+def _norms(
+    scheduler: Any, clock: StepClock, output: Latents, sample: Latents
+) -> Float[Tensor, " image"]:
+    """The norm of `eps_c - eps_u` of each image."""
+    abar = alpha_bar(scheduler, clock.timestep)
+    eps = to_epsilon(output, sample, abar, scheduler.config.prediction_type)
+    eps_u, eps_c = rearrange(eps, "(half image) c h w -> half image (c h w)", half=2)
+    return (eps_c - eps_u).norm(dim=1).cpu()
+
+
+def _third(
+    denoiser: nn.Module, args: tuple, kwargs: dict, asked: Sequence[tuple[int, Repel]]
+) -> list[Float[Tensor, "c h w"]]:
+    """What the denoiser predicts of these images for other text, or for their own, unpatched."""
+    if not asked:
+        return []
+    given = inspect.signature(denoiser.forward).bind(*args, **kwargs).arguments
+    text = given["encoder_hidden_states"]
+    rows = torch.tensor([len(text) // 2 + image for image, _ in asked], device=text.device)
+    given = {name: _at_rows(value, rows, len(text)) for name, value in given.items()}
+    own, added = list(given["encoder_hidden_states"]), given.get("added_cond_kwargs") or {}
+    for place, (_, repel) in enumerate(asked):
+        donor = repel.donor
+        if donor is None:
+            continue
+        fits(repel, own[place], donor)
+        own[place] = donor.embeds.to(own[place])
+        if donor.pooled is not None and "text_embeds" in added:
+            added["text_embeds"][place] = donor.pooled.to(text)
+    given["encoder_hidden_states"] = torch.stack(own)
+    with aside():
+        return list(denoiser(**given)[0])
+
+
+def _at_rows(value: Any, rows: Tensor, batch: int) -> Any:
+    """An argument for some rows of a batch."""
+    if isinstance(value, dict):
+        return {name: _at_rows(part, rows, batch) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_at_rows(part, rows, batch) for part in value)
+    if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != batch:
+        return value
+    return value[rows]
 
 
 # Patches are read from JSON by the names in this table.
 OPERATIONS["guide"] = Guide
+OPERATIONS["repel"] = Repel

@@ -18,7 +18,7 @@ from weakref import ref
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.denoiser.batch import BatchRows
@@ -28,13 +28,16 @@ from interp.denoiser.layers import Site
 from interp.denoiser.processors import deviation, is_stock, must_follow
 from interp.errors import InterpError
 from interp.patch.at import At
+from interp.patch.attenuation import factors
+from interp.patch.base import Operation
 from interp.patch.guidance import Guidance
-from interp.patch.plan import SIDES, LayerPlan, RowEdits, plan_layer
+from interp.patch.plan import SIDES, LayerPlan, RowEdits, bias, plan_layer
 from interp.patch.serialise import dump
 from interp.text.prompt import Prompt
 from interp.text.repad import repad
 
 Text = Float[Tensor, "row position channel"]
+_JOINED = "row position head channel -> row position (head channel)"
 
 
 class Call(threading.local):
@@ -49,7 +52,7 @@ class Call(threading.local):
         self.given: Text = torch.empty(0, 0, 0)
         self.batch: list[tuple[At, BatchRows | None]] = []
         self.plans: dict[tuple, LayerPlan] = {}
-        self.running: dict[Site, tuple[LayerPlan, Text]] = {}
+        self.running: dict[Site, tuple[LayerPlan, Text, Tensor]] = {}
         self.edited: dict[RowEdits, tuple[Text, Text]] = {}
         self.repadded: dict[tuple, tuple[Tensor, Prompt]] = {}
         self.counted: set[tuple] = set()
@@ -136,7 +139,7 @@ class PatchedDenoiser:
         call.edited.clear()
         if not applied or output is None:
             return None
-        return call.guidance.mix(applied, args, kwargs, output)
+        return call.guidance.mix(module, applied, args, kwargs, output)
 
     def _before(self, site: Site, attention: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """Before a layer runs: pass it edited embeddings, hook its projections, mask its keys."""
@@ -155,19 +158,19 @@ class PatchedDenoiser:
         if (site, active) not in call.plans:
             call.plans[site, active] = self._plan(site, attention, text.device)
         plan = call.plans[site, active]
-        call.running[site] = (plan, text)
+        call.running[site] = (plan, text, args[0])
         changed = dict(kwargs)
         if plan.embeds is not None:
             edited = self._edit(text, plan.embeds)
             changed["encoder_hidden_states"] = (edited, *images) if images else edited
             self._touch(plan, "embeddings")
-        if plan.projected or plan.silent is not None:
+        if plan.projects:
             names = {"to_kv": SIDES} if is_fused(attention) else {"to_k": ("k",), "to_v": ("v",)}
             for name, sides in names.items():
                 self._follow(site, name, getattr(attention, name), sides)
         if plan.masked is not None:
             mask = kwargs.get("attention_mask")
-            changed["attention_mask"] = _bias(plan.masked, mask, attention, args[0])
+            changed["attention_mask"] = bias(plan.masked, mask, attention, args[0])
             self._touch(plan, "keys")
         return args, changed
 
@@ -175,8 +178,8 @@ class PatchedDenoiser:
         """After a layer ran: check that it used what it was given."""
         if is_stock(attention) or not self._call.applied:
             return
-        plan, _ = self._call.running[site]
-        if plan.projected or plan.masked is not None or plan.silent is not None:
+        plan = self._call.running[site][0]
+        if plan.projects or plan.masked is not None:
             must_follow(site, attention, args, kwargs, output)
         elif plan.embeds is not None and deviation(attention, args, kwargs, output) > 1e-2:
             warnings.warn(
@@ -188,13 +191,12 @@ class PatchedDenoiser:
     def _plan(self, site: Site, attention: Any, device: torch.device) -> LayerPlan:
         by_patch = [at.edits(site) for _, at in self._call.applied]
         rows = tuple(tuple(chain.from_iterable(row)) for row in zip(*by_patch, strict=True))
-        heads = {
-            o: there[site]
-            for _, at in self._call.applied
-            for o, there in at.heads.items()
-            if site in there
-        }
-        return plan_layer(site, rows, heads, attention.inner_kv_dim, device)
+        return plan_layer(site, rows, self._heads(site), attention.inner_kv_dim, device)
+
+    def _heads(self, site: Site) -> dict[Operation, tuple[int, ...]]:
+        """Where in a layer each operation applies."""
+        everywhere = [at.heads.items() for _, at in self._call.applied]
+        return {o: there[site] for o, there in chain.from_iterable(everywhere) if site in there}
 
     def _touch(self, plan: LayerPlan, edits: str, sides: tuple[str, ...] = SIDES) -> None:
         """Note that operations of this kind were carried out in a layer."""
@@ -261,8 +263,8 @@ class PatchedDenoiser:
         """After a key or value projection ran: insert the results of the patched heads."""
         if not self._call.applied:
             return None
-        plan, text = self._call.running[site]
-        if not (plan.projected or plan.silent is not None):
+        plan, text, hidden = self._call.running[site]
+        if not plan.projects:
             return None
         pattern = "row position (side head channel) -> side row position head channel"
         sizes = {"side": len(sides), "head": site.heads}
@@ -272,25 +274,15 @@ class PatchedDenoiser:
                 # forward, not call: hooks on the projection are meant for the layer's own text.
                 again = rearrange(module.forward(self._edit(text, rows)), pattern, **sizes)[number]
                 parts[number] = torch.where(chosen, again, parts[number])
+            if side == "k" and plan.attenuates:
+                attention: Any = self._layers[site]
+                queries, keys = attention.to_q.forward(hidden), rearrange(parts[number], _JOINED)
+                turned = factors(site, plan.rows, self._heads(site), queries, keys, attention.scale)
+                parts[number] = parts[number] * turned.to(output)
+                self._touch(plan, "logits")
             if side == "v" and plan.silent is not None:
                 parts[number] = parts[number].masked_fill(plan.silent, 0)
                 self._touch(plan, "values")
         self._touch(plan, "embeddings", sides)
         back = "side row position head channel -> row position (side head channel)"
         return rearrange(parts, back)
-
-
-def _bias(
-    masked: Bool[Tensor, "row position head 1"],
-    given: Tensor | None,
-    attention: Any,
-    hidden: Float[Tensor, "row query channel"],
-) -> Float[Tensor, "rowhead 1 position"]:
-    """The layer's additive mask, per row and head, with the masked keys at minus infinity."""
-    bias = torch.zeros(masked.shape, dtype=hidden.dtype, device=hidden.device)
-    bias = rearrange(
-        bias.masked_fill(masked, float("-inf")), "row position head 1 -> (row head) 1 position"
-    )
-    if given is None:
-        return bias
-    return bias + attention.prepare_attention_mask(given, masked.shape[1], len(masked))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -40,6 +41,16 @@ class LayerPlan:
     projected: dict[str, list[tuple[RowEdits, Bool[Tensor, "row 1 head 1"]]]]
     masked: Bool[Tensor, "row position head 1"] | None
     silent: Bool[Tensor, "row position head inner"] | None
+
+    @property
+    def attenuates(self) -> bool:
+        """Whether keys that stand out are turned down."""
+        return any(operation.EDITS == "logits" for row in self.rows for operation, _ in row)
+
+    @property
+    def projects(self) -> bool:
+        """Whether something happens to keys or values after they were projected."""
+        return bool(self.projected) or self.silent is not None or self.attenuates
 
 
 def plan_layer(
@@ -128,3 +139,19 @@ def _taken_out(
         return None
     none = torch.zeros_like(next(iter(found.values())))
     return torch.stack([found.get(row, none) for row in range(len(rows))]).to(device)
+
+
+def bias(
+    masked: Bool[Tensor, "row position head 1"],
+    given: Tensor | None,
+    attention: Any,
+    hidden: Float[Tensor, "row query channel"],
+) -> Float[Tensor, "rowhead 1 position"]:
+    """The layer's additive mask, per row and head, with the masked keys at minus infinity."""
+    bias = torch.zeros(masked.shape, dtype=hidden.dtype, device=hidden.device)
+    bias = rearrange(
+        bias.masked_fill(masked, float("-inf")), "row position head 1 -> (row head) 1 position"
+    )
+    if given is None:
+        return bias
+    return bias + attention.prepare_attention_mask(given, masked.shape[1], len(masked))

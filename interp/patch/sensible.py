@@ -7,6 +7,7 @@ from typing import Any
 
 from interp.errors import InterpError
 from interp.patch.base import Operation
+from interp.patch.guidance import Repel
 from interp.patch.operations import Copy, Mask
 from interp.text.categories import POOLED
 from interp.transformer.family import family
@@ -20,6 +21,8 @@ REFUSED: dict[str, Callable[[Operation], bool]] = {
         lambda o: POOLED in o.categories
         and (o.where.layers is not None or isinstance(o, Mask | Copy))
     ),
+    "logits are turned down in a UNet's cross-attention": lambda o: o.EDITS == "logits",
+    "a third prediction is asked of a UNet": lambda o: isinstance(o, Repel),
     "a first minimum of guidance is defined by noise predictions": lambda o: (
         getattr(o, "until", None) is not None
     ),

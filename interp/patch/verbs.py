@@ -15,7 +15,7 @@ import xarray as xr
 
 from interp.denoiser.layers import Selector
 from interp.errors import InterpError
-from interp.patch.guidance import Guide, Until
+from interp.patch.attenuation import Attenuate
 from interp.patch.neurons import Silence
 from interp.patch.operations import Align, Copy, Mask, Mean, Noise, Repad, Scale, Swap, Zero
 from interp.patch.patch import Patch
@@ -25,7 +25,8 @@ from interp.text.donors import as_prompts
 from interp.text.prompt import Prompt
 
 __all__ = [
-    "Patch", "copy", "guide", "mask", "mean", "noise", "repad", "scale", "silence", "swap", "zero",
+    "Patch", "attenuate", "copy", "mask", "mean", "noise", "repad", "scale", "silence", "swap",
+    "zero",
 ]  # fmt: skip
 
 Names = str | Sequence[str]
@@ -160,6 +161,28 @@ def scale(
     return Patch((Scale(_names(category), Where(layers, steps, heads, side, uncond), factor),))
 
 
+def attenuate(
+    factor: float,
+    threshold: float,
+    category: Names = ("prompt", "eot", "pad"),
+    *,
+    layers: Selector = None,
+    steps: Steps = None,
+    heads: Heads = None,
+    uncond: Uncond = False,
+) -> Patch:
+    """Multiply the attention logits of keys that stand out.
+
+    Example:
+        >>> attenuate(0.3, threshold=0.1, layers=("down", "mid"))
+
+    In each head, a key stands out whose largest logit over all queries is more than `threshold`
+    standard deviations above the mean of those largest logits over all keys but the first token's.
+    """
+    where = Where(layers, steps, heads, "k", uncond)
+    return Patch((Attenuate(_names(category), where, factor, threshold),))
+
+
 def mask(
     category: Names,
     *,
@@ -231,31 +254,6 @@ def silence(
         )
     where = Where(tuple(layer for layer, _ in held), steps, None, "v", uncond)
     return Patch((Silence(_names(category), where, held),))
-
-
-def guide(weight: float, *, steps: Steps = None, until: Until = None) -> Patch:
-    """Mix the conditional and the unconditional prediction by another weight of guidance.
-
-    Example:
-        >>> guide(0, steps=slice(0, 25))         # no guidance in the first half of 50 steps
-        >>> guide(1, until="minimum")            # none before the norm's first minimum
-
-    The prediction is `eps_u + weight * (eps_c - eps_u)` in the place of the pipeline's own mixture:
-    0 follows the empty prompt, 1 the prompt alone, and a negative weight leads away from it.
-
-    Args:
-        weight: of guidance; the pipeline's `guidance_scale` holds in all other steps.
-        steps: UNet calls of a run, counted from 0; all by default.
-        until: "minimum" ends at the first step at which `||eps_c - eps_u||` is larger than one step
-            before, having been smaller there than two steps before; for each image by itself.
-
-    Of several guides the last one counts. Whatever is recorded or traced is what the denoiser
-    predicted, not the mixture.
-
-    Raises:
-        InterpError: for other arguments; while it runs, if the pipeline runs without guidance.
-    """
-    return Patch((Guide(CATEGORIES, Where(steps=steps), weight, until),))
 
 
 def _names(category: Names) -> tuple[str, ...]:

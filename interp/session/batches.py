@@ -54,7 +54,7 @@ def batches(
 
 def _job(start: Start, seed: int, column: int, place: int | None) -> Job:
     latents = None if start.latents is None else start.latents[column]
-    return Job(start.prompt, seed, start.patch, place, latents)
+    return Job(start.prompt, seed, start.patch, place, latents, start.correct)
 
 
 def labelled(

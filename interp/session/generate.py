@@ -33,7 +33,7 @@ class Job:
     """One image to generate: a prompt, a seed and a patch.
 
     `place` is its place among the results; None for a run that only gives others its latents.
-    `latents` is unit noise `[c, h, w]` in the place of the seed's own.
+    `latents` is unit noise `[c, h, w]` in the place of the seed's own; `correct` as in `Start`.
     """
 
     prompt: Prompt
@@ -41,6 +41,7 @@ class Job:
     patch: Patch | None = None
     place: int | None = None
     latents: Float[Tensor, "c h w"] | None = None
+    correct: Callable[[int, Tensor, Tensor], Tensor] | None = None
 
 
 @dataclass
@@ -107,11 +108,18 @@ def generate(
     """
     prompts = [job.prompt for job in jobs]
     final: list[Tensor] = []
+    before: list[Tensor] = []
 
     def after_step(pipe: Any, index: int, timestep: Any, state: dict) -> dict:
+        if any(job.correct for job in jobs):
+            start = before[0] if before else _started(pipe, jobs, call)
+            pairs = zip(jobs, start, state["latents"], strict=True)
+            state["latents"] = torch.stack(
+                [job.correct(index, was, now) if job.correct else now for job, was, now in pairs]
+            )
         if clean:
             state["latents"] = state["latents"][[0] * len(jobs)]
-        final[:] = [state["latents"]]
+        before[:] = final[:] = [state["latents"]]
         tick()
         return state
 
@@ -157,6 +165,12 @@ def _noise(pipe: Any, job: Job, call: Mapping[str, Any]) -> Float[Tensor, "c h w
     if job.latents is None:
         return unet_call.noise(pipe, job.seed, call["height"], call["width"])[0]
     return job.latents.to(pipe._execution_device, pipe.unet.dtype)
+
+
+def _started(pipe: Any, jobs: Sequence[Job], call: Mapping[str, Any]) -> Float[Tensor, "row c h w"]:
+    """What the pipeline makes of the noise before its first step."""
+    unit = torch.stack([_noise(pipe, job, call) for job in jobs])
+    return unit * pipe.scheduler.init_noise_sigma
 
 
 def _check_finite(jobs: Sequence[Job], values: np.ndarray, what: str) -> None:

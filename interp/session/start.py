@@ -6,7 +6,7 @@ another prompt or other noise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from interp.session.session import Session
 
 
+Correct = Callable[[int, Tensor, Tensor], Tensor]
+
+
 @dataclass(frozen=True, eq=False)
 class Start:
     """How one prompt is run, for all its seeds.
@@ -29,11 +32,14 @@ class Start:
         prompt: the prompt to run.
         latents: unit noise for each seed; None draws it from the seed.
         patch: on the pipeline while it runs.
+        correct: given the number of a step and one image's latent `[c, h, w]` before and after it,
+            returns the latent that the run goes on with.
     """
 
     prompt: Prompt
     latents: Float[Tensor, "seed c h w"] | None = None
     patch: Patch | None = None
+    correct: Correct | None = None
 
 
 @runtime_checkable

@@ -29,6 +29,9 @@ NO_EFFECT = {
     "static_transition": lambda pipe: mitigations.static_transition(weight=7.5),
     "dynamic_transition": lambda pipe: mitigations.dynamic_transition(weight=7.5),
     "opposite_guidance": lambda pipe: mitigations.opposite_guidance(weight=7.5),
+    "attenuate_and_repel": lambda pipe: mitigations.attenuate_and_repel(0, factor=1),
+    "reanchor": lambda pipe: mitigations.reanchor(high=1e9),
+    "stable_steps": lambda pipe: mitigations.stable_steps([1e9, 1e9]),
     "adjust_noise": lambda pipe: mitigations.adjust_noise(iterations=0, unguided=0),
     "optimise_noise": lambda pipe: mitigations.optimise_noise(iterations=0),
     "sharpness_aware_noise": lambda pipe: mitigations.sharpness_aware_noise(iterations=0),
@@ -36,6 +39,8 @@ NO_EFFECT = {
 #: Those that do nothing to a prompt which is below their target, and settings for a quick test.
 TARGETED = {
     "optimise_embedding": {"target": 0},
+    "reanchor": {"low": 0, "high": 1e-9, "enough": 0},
+    "stable_steps": {"most": (1e-3, 1e-3)},
     "optimise_noise": {"target": 0, "iterations": 2},
     "sharpness_aware_noise": {"target": 0, "iterations": 2},
 }

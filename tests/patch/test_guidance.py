@@ -180,3 +180,93 @@ def test_a_sweep_takes_it(sd1, tmp_path):
     swept = grid.image.sel(patch="stp").transpose("prompt", "seed", ...).values.astype(int)
     # Beside the unpatched image a last bit may differ, and with it a pixel by one level.
     np.testing.assert_allclose(swept, direct.image.transpose("prompt", "seed", ...), atol=1)
+
+
+def repelled(pipe, text, embeds, donor, strength, seed=0):
+    """Three predictions by hand: away from the donor's by `strength(step, norm)`."""
+    (prompt,), (empty,) = ip.encode(pipe, [text]), ip.encode(pipe, [""])
+    scheduler = pipe.scheduler
+    scheduler.set_timesteps(STEPS)
+    shape = (1, pipe.unet.config.in_channels, *2 * [pipe.unet.config.sample_size])
+    z = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    z = z * scheduler.init_noise_sigma
+    text = torch.stack([empty.embeds, embeds(prompt), prompt.embeds if donor is None else donor])
+    for step, t in enumerate(scheduler.timesteps):
+        given = scheduler.scale_model_input(torch.cat([z, z, z]), t)
+        with torch.no_grad():
+            u, c, other = pipe.unet(given, t, encoder_hidden_states=text).sample.chunk(3)
+        signal = 1.0
+        if scheduler.config.prediction_type == "v_prediction":
+            signal = float(scheduler.alphas_cumprod[int(t)]) ** 0.5
+        weight = strength(step, signal * float((c - u).norm()))
+        z = scheduler.step(u + 7.5 * (c - u) - weight * (other - u), t, z).prev_sample
+    return z
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2"])
+def test_repelling_is_a_third_row_by_hand(kind, request):
+    """Away from the prompt's own unpatched prediction (GUARD's guidance), fading."""
+    pipe = request.getfixturevalue(kind)
+    with (ip.zero("pad") & ip.repel(2, fading=True)).on(pipe):
+        patched = latents(pipe, TEXTS[0], STEPS)
+    fade = lambda step, norm: 2 * np.cos(np.pi * step / (2 * STEPS))  # noqa: E731
+    by_hand = repelled(pipe, TEXTS[0], ip.zero("pad").embeds, None, fade)
+    torch.testing.assert_close(patched, by_hand, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2"])
+def test_repelling_grows_with_the_norm_for_each_image_of_a_batch(kind, request):
+    """PRSS in its authors' terms: eps_o + s (eps_m - eps_o) + (w - s) (eps_m - eps_u)."""
+    pipe = request.getfixturevalue(kind)
+    first, second = ip.encode(pipe, list(TEXTS))
+    norms = []
+    loop(pipe, TEXTS[0], lambda n, u, c, known: (norms.append(known[-1]), mix(u, c, 7.5))[1])
+    low, high = 0.5 * min(norms), 1.5 * max(norms)
+    away = ip.repel(6.5, second, between=(low, high))
+    with ip.apply(pipe, [(first, away), (second, None)]):
+        both = pipe(
+            prompt_embeds=torch.stack([first.embeds, second.embeds]),
+            num_inference_steps=STEPS,
+            generator=[torch.Generator().manual_seed(seed) for seed in (0, 1)],
+            output_type="latent",
+        ).images
+    strengths = []
+
+    def published(step, norm):
+        s = 7.5 if norm >= high else 1 + (norm - low) / (high - low) * 6.5
+        strengths.append(s - 1)
+        return s - 1
+
+    by_hand = repelled(pipe, TEXTS[0], lambda p: p.embeds, second.embeds, published)
+    torch.testing.assert_close(both[:1], by_hand, atol=1e-4, rtol=1e-4)
+    assert 0 < min(strengths) < max(strengths) < 6.5
+    plain = loop(pipe, TEXTS[1], lambda n, u, c, _: mix(u, c, 7.5), seed=1)
+    torch.testing.assert_close(both[1:], plain, atol=1e-4, rtol=1e-4)
+
+
+def test_the_third_prediction_is_neither_recorded_nor_counted_nor_patched(sd1):
+    sd = ip.Session(sd1, steps=STEPS)
+    patch = ip.mask("pad") & ip.repel(0.5, sd.encode(TEXTS[1]))
+    found = sd.run(TEXTS[0], [0], patch, record=ip.mass)
+    assert found.sizes["step"] == STEPS
+    assert float(abs(found.mass.sel(category="pad")).max()) == 0
+    np.testing.assert_allclose(found.mass.sum("category"), 1, atol=1e-5)
+    again = ip.Patch.from_json(patch.to_json(), pipe=sd1)
+    assert again == patch
+    # Below the norms that it acts between it changes nothing, and that is no mistake.
+    quiet = sd.run(TEXTS[0], [0], ip.repel(3, between=(1e6, 2e6)))
+    assert np.array_equal(quiet.image, sd.run(TEXTS[0], [0]).image)
+    with pytest.raises(InterpError, match="two norms"):
+        ip.repel(1, between=(3, 2))
+
+
+@pytest.mark.parametrize("kind", ["sd2", "sdxl"])
+def test_repelling_from_the_prompt_itself_is_less_guidance(kind, request):
+    """Also where a pooled embedding goes with the prompt."""
+    pipe = request.getfixturevalue(kind)
+    (own,) = ip.encode(pipe, [TEXTS[0]])
+    with ip.guide(5.5).on(pipe):
+        less = latents(pipe, TEXTS[0], 2)
+    for donor in (None, own):
+        with ip.repel(2, donor).on(pipe):
+            torch.testing.assert_close(latents(pipe, TEXTS[0], 2), less, atol=1e-3, rtol=1e-3)
