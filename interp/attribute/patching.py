@@ -33,6 +33,7 @@ from interp.patch.where import Steps
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Session
 from interp.session.batches import labels
+from interp.session.settings import of_unet
 from interp.text.categories import CATEGORIES
 from interp.text.prompt import Prompt
 
@@ -86,6 +87,7 @@ def attribution_patching(
     Source: Nanda 2023, "Attribution patching"; Kramár et al. 2024, AtP* (arXiv 2403.00745), whose
     warning holds here too: where the softmax is saturated, effects through keys are underestimated.
     """
+    of_unet(session, "Attribution patching")
     encoded, seeds = session._prompts(prompts), chosen_seeds(seeds)
     names, patches = labels(patch)
     value = _differentiable(patches, guidance() if value is None else value)

@@ -18,10 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.denoiser.clock import StepClock
-from interp.denoiser.epsilon import alpha_bar, to_epsilon
+from interp.denoiser.epsilon import alpha_bar, prediction, to_epsilon
 from interp.errors import InterpError
 from interp.patch.base import Operation
 from interp.patch.operations import OPERATIONS
+from interp.transformer.family import calls
 
 if TYPE_CHECKING:
     from interp.patch.applied import Applied
@@ -90,13 +91,13 @@ class Guidance:
             raise InterpError(
                 f"{asked[0]!r} was asked for.",
                 "The pipeline runs without guidance: there is no unconditional prediction to mix.",
-                "Run it with guidance_scale above 1.",
+                f"Run it with {calls(owner.pipe).guide}.",
             )
         for _, at in applied:
             at.touched |= at.heads.keys() & asked
         over = [False] * len(guides)
         if any(guide.until is not None for guide in asked):
-            sample = args[0] if args else kwargs["sample"]
+            sample = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
             over = self._over(owner.pipe.scheduler, first.clock, output[0], sample)
         split = "(half image) c h w -> half image c h w"
         eps_u, eps_c = rearrange(output[0], split, half=2)
@@ -124,7 +125,9 @@ class Guidance:
                 "Leave out steps=, and do not set the step by hand.",
             )
         abar = alpha_bar(scheduler, clock.timestep)
-        eps = to_epsilon(output, sample, abar, scheduler.config.prediction_type)
+        # Without donors' rows, and without variances, which some models predict too.
+        sample, output = sample[: len(output)], output[:, : sample.shape[1]]
+        eps = to_epsilon(output, sample, abar, prediction(scheduler))
         eps_u, eps_c = rearrange(eps, "(half image) c h w -> half image (c h w)", half=2)
         self._norms.append((eps_c - eps_u).norm(dim=1).cpu())
         norms = torch.stack(self._norms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from interp.denoiser.epsilon import FLOW, prediction
 from interp.errors import InterpError
 from interp.patch.base import Operation
 from interp.patch.operations import Copy, Mask
@@ -19,9 +20,6 @@ REFUSED: dict[str, Callable[[Operation], bool]] = {
     "the pooled vector is no position: it has no layers, is no key, and nothing is copied to it": (
         lambda o: POOLED in o.categories
         and (o.where.layers is not None or isinstance(o, Mask | Copy))
-    ),
-    "a first minimum of guidance is defined by noise predictions": lambda o: (
-        getattr(o, "until", None) is not None
     ),
 }
 """Why an operation can not be on a transformer."""
@@ -43,6 +41,9 @@ def must_make_sense(operations: Sequence[Operation], pipe: Any) -> None:
             reasons = ["its pooled embedding is no input that is patched"] if pooled else []
         else:
             reasons = [reason for reason, holds in REFUSED.items() if holds(operation)]
+            if getattr(operation, "until", None) and prediction(pipe.scheduler) == FLOW:
+                reasons.append("guidance begins at 0, because the first noise is known, and falls "
+                               "to no first minimum")  # fmt: skip
         if reasons:
             raise InterpError(
                 f"{operation!r} was to be put on a {type(pipe).__name__}.",
