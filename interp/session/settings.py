@@ -174,7 +174,8 @@ def _check(
     if steps < calls(pipe).fewest or not 0 <= guidance < float("inf"):
         raise InterpError(
             f"{steps} steps with guidance {guidance} were asked for.",
-            f"There are at least {calls(pipe).fewest}, and guidance is finite and not negative.",
+            f"There is at least one step ({calls(pipe).fewest} with this pipeline), and guidance "
+            "is finite and not negative.",
             "The field uses steps=50, guidance=7.5.",
         )
     unit = calls(pipe).multiple(pipe)
