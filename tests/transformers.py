@@ -27,9 +27,12 @@ from transformers import (
     T5EncoderModel,
 )
 
+import interp as ip
 from tests.pipelines import WIDTH, _text, tokenizer
 
 KINDS = ("sd3", "dev", "schnell", "pixart")
+PIPELINES = ("StableDiffusion3Pipeline", "FluxPipeline", "PixArtAlphaPipeline")
+"""What these are, all of which are patched and recorded exactly, and run by sessions."""
 T5_WIDTH = 2 * WIDTH
 LENGTH = 40
 """Positions of T5 in the tests, which leaves some pads."""
@@ -84,6 +87,47 @@ def call(pipe: Any, *prompts: str, steps: int = 2, **more: Any) -> torch.Tensor:
     known |= {"num_inference_steps": steps, "height": 32, "width": 32, "output_type": "latent"}
     generator = torch.Generator().manual_seed(0)
     return pipe(**{**known, "generator": generator, **more}).images
+
+
+@cache
+def shared(kind: str) -> Any:
+    """The same, made once; tests leave it as it was."""
+    pipe = transformer_pipeline(kind)
+    call(pipe, TEXTS[0], steps=1)  # transformers hooks an encoder for good at its first call
+    return pipe
+
+
+def session(pipe: Any, steps: int = 2, **settings: Any) -> ip.Session:
+    """A session of small images, called as `call` calls the pipeline."""
+    known = {"height": 32, "width": 32, "guidance": 3.0, "max_sequence_length": LENGTH}
+    return ip.Session(pipe, steps, **{**known, **settings})
+
+
+def prompts(pipe: Any) -> list[ip.Prompt]:
+    """The texts, encoded."""
+    return ip.encode(pipe, TEXTS, max_sequence_length=LENGTH)
+
+
+def given(pipe: Any, prompt: ip.Prompt, embeds: torch.Tensor, **more: Any) -> torch.Tensor:
+    """Latents of a plain call with such embeddings of the prompt."""
+    known: dict[str, Any] = {"prompt_embeds": embeds[None]}
+    if prompt.pooled is not None:
+        known["pooled_prompt_embeds"] = prompt.pooled[None]
+    if "PixArt" in type(pipe).__name__:
+        (empty,) = ip.encode(pipe, "", max_sequence_length=LENGTH)
+        known |= {
+            "negative_prompt": None,
+            "prompt_attention_mask": (prompt.category < 3).long()[None],
+            "negative_prompt_embeds": empty.embeds[None],
+            "negative_prompt_attention_mask": (empty.category < 3).long()[None],
+        }
+    if "3" in type(pipe).__name__:
+        (empty,) = ip.encode(pipe, "", max_sequence_length=LENGTH)
+        known |= {
+            "negative_prompt_embeds": empty.embeds[None],
+            "negative_pooled_prompt_embeds": empty.pooled[None],
+        }
+    return call(pipe, **{**known, **more})
 
 
 def _t5() -> T5EncoderModel:

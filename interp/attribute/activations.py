@@ -14,6 +14,7 @@ from torch import Tensor
 from interp.denoiser.hooks import is_fused
 from interp.denoiser.layers import Selector, Site, select, sites
 from interp.session import Session
+from interp.session.settings import of_unet
 from interp.text.prompt import Prompt
 
 LAYERS = ("down", "mid")
@@ -35,6 +36,7 @@ def activations(
 
     Source: Hintersdorf et al., NeurIPS 2024 (arXiv 2406.02366), section 4.
     """
+    of_unet(session, "The activity of neurons")
     encoded = session._prompts(prompts)
     places = select(sites(session.pipe.unet), layers)
     parts = [_values(session, site, encoded) for site in places]

@@ -89,7 +89,7 @@ def _placed(
     steps: Sequence[int] | None,
     within: bool,
 ) -> list[Operation]:
-    """The operation at its heads and sides that are (or are not) the cell's."""
+    """The operation at its layers, heads and sides that are (or are not) the cell's."""
     if steps is not None and not len(steps):
         return []
     # Masking removes keys from the softmax: it concerns keys, whatever its side says.
@@ -101,13 +101,16 @@ def _placed(
             if kept:
                 places = by_side.setdefault(kept, {})
                 places[site.name] = (*places.get(site.name, ()), head)
+    whole = operation.where.heads is None and cell.heads is None
     return [
         replace(
             operation,
             where=Where(
+                # A transformer's operations are of whole layers.
+                layers=tuple(places) if whole else None,
                 steps=steps,  # type: ignore[arg-type]
-                heads=places,
-                side=kept,  # type: ignore[arg-type]
+                heads=None if whole else places,
+                side=operation.where.side if kept == sides else kept,  # type: ignore[arg-type]
                 uncond=operation.where.uncond,
             ),
         )

@@ -18,7 +18,8 @@ from torch import Tensor
 from interp.attribute.points import Points, chunks, predict, rows_at_once
 from interp.attribute.resume import Cost, Memory, remembering, resumed
 from interp.attribute.values import NoiseValue
-from interp.denoiser.layers import sites
+from interp.denoiser.hooks import hookable
+from interp.denoiser.pipelines import denoiser
 from interp.patch import Patch, apply
 from interp.session import Session
 
@@ -70,7 +71,7 @@ def evaluate(
                     numbers = [group[place] for place in piece]
                     patched = [(points.prompt, asks[number].patch) for number in numbers]
                     with (
-                        resumed(session.pipe.unet, memory, first, len(numbers)),
+                        resumed(denoiser(session.pipe), memory, first, len(numbers)),
                         apply(session.pipe, patched, guided=False, strict=False),
                     ):
                         eps_c = predict(session, part, points.prompt.embeds, len(numbers))
@@ -89,7 +90,7 @@ def _remember(
     """Run the base once, from start to end."""
     with (
         apply(session.pipe, [(part.prompt, base)], guided=False),
-        remembering(session.pipe.unet) as memory,
+        remembering(denoiser(session.pipe)) as memory,
         cost.measuring(),
     ):
         eps_c = predict(session, part, part.prompt.embeds)
@@ -101,7 +102,7 @@ def _by_station(
     session: Session, asks: Sequence[Intervention], numbers: Sequence[int], memory: Memory
 ) -> dict[int, list[int]]:
     """The asks that differ from their base, by the station at which they begin to."""
-    station = {site.name: memory.station(site) for site in sites(session.pipe.unet)}
+    station = {site.name: memory.station(site) for site in hookable(session.pipe)}
     groups: dict[int, list[int]] = {}
     for number in numbers:
         ask = asks[number]

@@ -32,6 +32,7 @@ from interp.patch.where import Steps
 from interp.results.axes import POSITION
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Session
+from interp.session.settings import of_unet
 from interp.text.categories import CATEGORIES
 from interp.text.prompt import Prompt
 
@@ -97,6 +98,7 @@ def tokens(
             f"Methods are {', '.join(METHODS)}; values are functions of noise predictions.",
             "Choose among them, with guidance() or noise_value(f).",
         )
+    of_unet(session, "Attribution of single tokens")
     encoded, seeds = session._prompts(prompts), chosen_seeds(seeds)
     found, ends = [], []
     for prompt in tqdm(encoded, unit="prompt", disable=None):
@@ -157,6 +159,7 @@ def significance(
     averages over 2n rows a gradient that only the last row has. Here each image has its own norm
     and contributes its own gradient.
     """
+    of_unet(session, "The significance of single tokens")
     encoded, seeds = session._prompts(prompts), chosen_seeds(seeds)
     found = []
     for prompt in tqdm(encoded, unit="prompt", disable=None):

@@ -18,6 +18,7 @@ from interp.errors import InterpError
 from interp.patch import Patch
 from interp.patch.where import Side, Steps
 from interp.session import Session
+from interp.transformer.family import family
 
 AXES = ("direction", "patch", "side", "prompt", "seed", "step", "layer", "head")
 
@@ -52,6 +53,15 @@ class Layout:
             "side": not isinstance(side, str),
             "head": heads is not None,
         }
+        of = family(session.pipe)
+        if of is not None and of.joint and "sufficient" in self.directions:
+            raise InterpError(
+                f"Cells of a {type(session.pipe).__name__} in direction {direction!r} were asked "
+                "for.",
+                "The text's stream goes from block to block: what a patch does before a block is "
+                "still there inside it, so that no block alone keeps what the prompt has.",
+                "Use direction='necessary'.",
+            )
         known = set(self.directions) <= {"necessary", "sufficient"}
         if not known or min(window) < 1:
             raise InterpError(

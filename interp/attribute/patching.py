@@ -33,6 +33,7 @@ from interp.patch.where import Steps
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Session
 from interp.session.batches import labels
+from interp.session.settings import of_unet
 from interp.text.categories import CATEGORIES
 from interp.text.prompt import Prompt
 
@@ -97,6 +98,7 @@ def attribution_patching(
     with eight. Four probes cost a ninth of the exact map's rows, which grow with the cells: for
     whole layers alone the exact map costs no more, and is to be preferred.
     """
+    of_unet(session, "Attribution patching")
     encoded, seeds = session._prompts(prompts), chosen_seeds(seeds)
     names, patches = labels(patch)
     value = _differentiable(patches, guidance() if value is None else value)

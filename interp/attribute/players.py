@@ -17,7 +17,7 @@ from interp.errors import InterpError
 from interp.patch import Patch, Where, mean, repad, swap, zero
 from interp.patch.base import Operation
 from interp.session import Session
-from interp.text.categories import CATEGORIES
+from interp.text.categories import CATEGORIES, POOLED, selected
 from interp.text.prompt import Prompt
 
 Baseline = Prompt | str | Sequence[Prompt] | Callable[..., Patch]
@@ -51,7 +51,9 @@ def absent(baseline: Baseline, prompts: Sequence[Prompt], names: Sequence[str]) 
     if baseline == "zero":
         return zero(names)
     if baseline == "repad":
-        return repad("!", uncond=False) if "pad" in names else Patch()
+        pads = tuple(name for name in names if name.rpartition(".")[2] == "pad")
+        other = repad("!", uncond=False).operations
+        return Patch(tuple(replace(one, categories=pads) for one in other)) if pads else Patch()
     over = prompts if baseline == "mean" else baseline
     if not isinstance(over, str) and len(over) > 1:
         return mean(names, over=list(over))
@@ -75,7 +77,7 @@ def baseline_name(baseline: Baseline) -> str:
 
 
 def named_players(players: Players, prompts: Sequence[Prompt], tokenizer: Any) -> dict[str, Player]:
-    """Players by name: the four categories, the words of the prompt, or those given.
+    """Players by name: the categories, the words of the prompt, or those given.
 
     Example:
         >>> named_players("words", [a], sd.pipe.tokenizer)
@@ -84,13 +86,17 @@ def named_players(players: Players, prompts: Sequence[Prompt], tokenizer: Any) -
     Raises:
         InterpError: words of several prompts, or positions claimed by several players.
     """
-    if players is None:
+    if players is None and not any(prompt.segments for prompt in prompts):
         return {name: name for name in CATEGORIES}
+    if players is None:
+        names = (*CATEGORIES, POOLED)
+        return {name: name for name in names if any(has(prompt, name) for prompt in prompts)}
     if isinstance(players, str):
-        if players != "words" or len(prompts) != 1:
+        if players != "words" or len(prompts) != 1 or prompts[0].segments:
             raise InterpError(
                 f"players={players!r} of {len(prompts)} prompts was asked for.",
-                "By name there are only 'words', the words of a single prompt.",
+                "By name there are only 'words', the words of a single prompt that CLIP alone "
+                "encodes.",
                 "Pass one prompt, or players as {name: categories, positions, Where or Patch}.",
             )
         return dict(words(prompts[0], tokenizer))
@@ -107,6 +113,11 @@ def named_players(players: Players, prompts: Sequence[Prompt], tokenizer: Any) -
                 )
             taken |= mine
     return given
+
+
+def has(prompt: Prompt, name: str) -> bool:
+    """Whether a prompt has positions of a category, as of "t5.pad", or a pooled embedding."""
+    return prompt.pooled is not None if name == POOLED else bool(prompt.among(name).any())
 
 
 def words(prompt: Prompt, tokenizer: Any) -> dict[str, tuple[int, ...]]:
@@ -181,7 +192,7 @@ def without(
             categories += map(str, player)
         elif where:
             places += where
-    held = [name for name in CATEGORIES if name in categories and prompt.counts[name]]
+    held = [name for name in selected(categories) if has(prompt, name)] if categories else []
     patch = absent(baseline, prompts, held)
     if places:
         patch &= _replaced(session, prompt, absent(baseline, prompts, CATEGORIES), places)

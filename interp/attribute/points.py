@@ -19,12 +19,14 @@ from torch import Tensor
 from interp.denoiser import unet_call
 from interp.denoiser.epsilon import alpha_bar
 from interp.denoiser.memory import images_at_once
+from interp.denoiser.pipelines import denoiser
 from interp.errors import InterpError
 from interp.patch import Where
 from interp.patch.where import Steps
 from interp.session import Session
 from interp.session.settings import text_alone
 from interp.text.prompt import Prompt
+from interp.transformer.family import calls
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +88,9 @@ def clean_points(
         raise InterpError(
             f"The clean trajectory was asked for with guidance {session.guidance}.",
             "Without guidance the unconditional noise is never predicted.",
-            "Use a session with guidance above 1.",
+            f"Use a session with {calls(session.pipe).guide}.",
         )
-    calls = unet_call.calls_per_run(session.pipe, session.steps)
-    chosen = chosen_steps(steps, calls)
+    chosen = chosen_steps(steps, unet_call.calls_per_run(session.pipe, session.steps))
     if chosen == [0]:
         size = (session.height, session.width)
         first = unet_call.first_step(session.pipe, seeds, session.steps, *size)
@@ -106,7 +107,7 @@ def points_of(session: Session, prompt: Prompt, trace: xr.Dataset, steps: Sequen
     """
     calls, seeds = trace.sizes["step"], trace.seed.values.tolist()
     trace = trace.isel(step=list(steps))
-    device, dtype = session.pipe._execution_device, session.pipe.unet.dtype
+    device, dtype = session.pipe._execution_device, denoiser(session.pipe).dtype
 
     def rows(name: str) -> Tensor:
         values = torch.from_numpy(trace[name].transpose("seed", "step", ...).values)
@@ -214,7 +215,7 @@ def predict(
     if embeds.ndim == 2:
         embeds = repeat(embeds, "position channel -> row position channel", row=len(latents))
     at = (latents, timestep, points.alpha_bar * copies)
-    return unet_call.predict(session.pipe, *at, embeds, points.prompt.pooled)
+    return unet_call.predict(session.pipe, *at, embeds, points.prompt, session.guidance)
 
 
 def rows_at_once(session: Session) -> int:

@@ -37,8 +37,9 @@ class Memory:
     outputs: dict[str, Any] = field(default_factory=dict)
 
     def station(self, site: Site) -> int:
-        """The number of the station that a layer is part of."""
-        return next(i for i, name in enumerate(self.order) if site.path.startswith(f"{name}."))
+        """The number of the station that a layer is part of; a transformer has none to skip."""
+        numbered = enumerate(self.order)
+        return next((i for i, name in numbered if site.path.startswith(f"{name}.")), 0)
 
 
 def stations(unet: nn.Module) -> dict[str, nn.Module]:

@@ -61,7 +61,8 @@ def shapley(
             same sot, and with a donor its Shapley value is 0.
         value: what is shared out, see `values`; by default `guidance()`.
         seeds: as in `Session.run`; one generation per coalition each.
-        players: the four categories by default; "words" of a single prompt; or
+        players: the categories by default, with the `pooled` vector of transformers; "words" of a
+            single prompt; or
             `{name: player}`, where a player is a category or several, positions, a `Where` (the
             baseline at all positions there), or a patch (what is done when it is absent).
         trajectory: as in `Session.run`.

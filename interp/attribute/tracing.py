@@ -31,6 +31,7 @@ from interp.attribute.values import (
     value_name,
 )
 from interp.denoiser.layers import Selector
+from interp.denoiser.pipelines import denoiser
 from interp.errors import InterpError
 from interp.patch import Patch
 from interp.patch.where import Side, Steps
@@ -148,7 +149,7 @@ def _direct(
     found = np.full((len(grid.directions), *sizes, len(grid.places), len(grid.heads)), np.nan)
     clean = np.empty((len(prompts), len(seeds), len(grid.steps)))
     corrupted = np.empty((len(grid.patches), *clean.shape))
-    cost = Cost(session.pipe.unet)
+    cost = Cost(denoiser(session.pipe))
     for row, prompt in enumerate(tqdm(prompts, unit="prompt", disable=None)):
         _must_touch(grid, prompt)
         points = clean_points(session, prompt, seeds, grid.steps)

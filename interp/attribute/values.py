@@ -76,7 +76,7 @@ class NoiseValue:
             raise InterpError(
                 f"{self.name} was asked for.",
                 "Without guidance the unconditional noise is never predicted.",
-                "Use a session with guidance above 1.",
+                "Use a session with guidance above 1; with FLUX, true_cfg_scale= above 1.",
             )
         dims = (*AXES, "step", "channel", "latent_y", "latent_x")
         part = data[["eps_c", "eps_u"]].isel(step=self.chosen(data.sizes["step"]))

@@ -22,6 +22,7 @@ from interp.metrics import SSCD
 from interp.results.axes import PIXELS
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Session
+from interp.session.settings import of_unet
 from interp.sweep.each_prompt import each_prompt
 from interp.text.prompt import Prompt
 
@@ -57,6 +58,7 @@ def audit(
         its first), `group` (of its image), `shown` (how often a copy of its image is in the set),
         `copied`, `other` (shares of images), and `verdict`.
     """
+    of_unet(session, "An audit")
     known = torch.cat([copy.descriptors(pair.image()) for pair in pairs])
     groups = repeats(known, threshold)
     shown = np.bincount(groups)[groups]

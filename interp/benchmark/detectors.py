@@ -16,6 +16,7 @@ from interp.detect import METHODS, Case, Method
 from interp.report.subject import Subject
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Session
+from interp.session.settings import of_unet
 from interp.sweep.each_prompt import each_prompt
 from interp.text.prompt import Prompt
 
@@ -56,6 +57,7 @@ def detectors(
     Raises:
         InterpError: the store was begun under other settings.
     """
+    of_unet(session, "A benchmark of detectors")
     chosen, usual = chosen_seeds(seeds), None
     if reference:
         recorders = detect.recorders(session.pipe)

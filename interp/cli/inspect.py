@@ -45,7 +45,7 @@ def inspect(
         tokens.add_row(name, str(len(words)), f"{share:.3f}", each, shown(said))
     screen.print(tokens)
 
-    found = ip.detect.scores(trace)
+    found = ip.detect.scores(trace, ip.detect.defined(sd.pipe))
     rates = (calibrated.fpr, calibrated.loose_fpr) if calibrated else ()
     limits = [f"level of {rate:.0%}" for rate in rates]
     title = "the larger, the more memorized"

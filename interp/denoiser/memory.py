@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 
+from interp.denoiser.pipelines import denoiser
 from interp.errors import InterpError
+from interp.transformer.family import CLIP, family
 
 GIB = 2**30
 #: Activations alive at once in a UNet forward, in units of one full-resolution feature map of its
-#: first block: the skip connections, one feed-forward of 8 times the width, and its input.
+#: first block: the skip connections, one feed-forward of 8 times the width, and its input. As many
+#: for a transformer: queries, keys and values, and a feed-forward of 4 times the width.
 MAPS_PER_ROW = 24
 
 
@@ -23,9 +26,15 @@ def bytes_per_image(pipe: Any, height: int, width: int, guided: bool) -> int:
         >>> bytes_per_image(pipe, 512, 512, guided=True) / 2**20      # SD 1.4, float32
         240.0
     """
-    scale = pipe.vae_scale_factor
-    element = torch.finfo(pipe.unet.dtype).bits // 8
-    feature_map = pipe.unet.config.block_out_channels[0] * (height // scale) * (width // scale)
+    scale, model = pipe.vae_scale_factor, denoiser(pipe)
+    element, places = torch.finfo(model.dtype).bits // 8, (height // scale) * (width // scale)
+    known = family(pipe)
+    if known is None:
+        feature_map = model.config.block_out_channels[0] * places
+    else:
+        channels = model.config.num_attention_heads * model.config.attention_head_dim
+        positions = sum(77 if segment.name == CLIP else known.length for segment in known.segments)
+        feature_map = channels * (places // 4 + positions)
     return MAPS_PER_ROW * feature_map * element * (2 if guided else 1)
 
 
@@ -41,7 +50,7 @@ def images_at_once(
         InterpError: the budget is not a positive number.
     """
     if budget is None:
-        device = pipe.unet.device
+        device = denoiser(pipe).device
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
         budget = 0.6 * free / GIB if free else 2.0
     if not budget > 0:

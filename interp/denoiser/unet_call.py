@@ -1,7 +1,8 @@
-"""Calling the UNet directly: how often a run calls it, where a run starts, and one prediction.
+"""Calling the denoiser directly: how often a run calls it, where a run starts, and one prediction.
 
 For work on single steps, such as gradients; whole generations go through the pipeline (`Session`).
-The pipeline's scheduler is copied, never stepped.
+The pipeline's scheduler is copied, never stepped. How its denoiser is called is the pipeline's
+(see `transformer.calls`).
 """
 
 import copy
@@ -10,11 +11,14 @@ from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.denoiser.epsilon import alpha_bar, to_epsilon
+from interp.denoiser.epsilon import FLOW, alpha_bar, prediction, to_epsilon
+from interp.denoiser.pipelines import denoiser
+from interp.text.categories import PAD
+from interp.text.prompt import Prompt
+from interp.transformer.family import calls
 
 
 def calls_per_run(pipe: Any, steps: int) -> int:
@@ -35,7 +39,7 @@ def timesteps(pipe: Any, steps: int) -> Float[Tensor, " call"]:
         tensor(981.)
     """
     scheduler = copy.deepcopy(pipe.scheduler)
-    scheduler.set_timesteps(steps, device=pipe._execution_device)
+    calls(pipe).schedule(scheduler, steps, device=pipe._execution_device)
     return scheduler.timesteps.float()
 
 
@@ -47,7 +51,7 @@ def latent_shape(pipe: Any, height: int, width: int) -> tuple[int, int, int]:
         (4, 64, 64)
     """
     scale = pipe.vae_scale_factor
-    return pipe.unet.config.in_channels, height // scale, width // scale
+    return calls(pipe).channels(denoiser(pipe)), height // scale, width // scale
 
 
 def noise(pipe: Any, seed: int, height: int, width: int) -> Float[Tensor, "1 c h w"]:
@@ -60,7 +64,7 @@ def noise(pipe: Any, seed: int, height: int, width: int) -> Float[Tensor, "1 c h
     shape = (1, *latent_shape(pipe, height, width))
     generator = torch.Generator().manual_seed(seed)
     device = pipe._execution_device
-    return randn_tensor(shape, generator=generator, device=device, dtype=pipe.unet.dtype)
+    return randn_tensor(shape, generator=generator, device=device, dtype=denoiser(pipe).dtype)
 
 
 def first_step(
@@ -83,9 +87,12 @@ def from_noise(
         >>> latents, timestep, alpha_bars = from_noise(pipe, noise(pipe, 0, 512, 512), 50)
     """
     scheduler = copy.deepcopy(pipe.scheduler)
-    scheduler.set_timesteps(steps, device=pipe._execution_device)
+    tokens = unit.shape[-2] * unit.shape[-1] // 4
+    calls(pipe).schedule(scheduler, steps, tokens, pipe._execution_device)
     timestep = scheduler.timesteps[0]
-    latents = scheduler.scale_model_input(unit * scheduler.init_noise_sigma, timestep)
+    latents = unit
+    if prediction(scheduler) != FLOW:
+        latents = scheduler.scale_model_input(unit * scheduler.init_noise_sigma, timestep)
     return latents, timestep.float(), [alpha_bar(scheduler, float(timestep))] * len(unit)
 
 
@@ -95,39 +102,30 @@ def predict(
     timestep: Float[Tensor, "..."],
     alpha_bars: Sequence[float],
     embeds: Float[Tensor, "row position channel"],
-    pooled: Float[Tensor, " pooled"] | None,
+    prompt: Prompt,
+    guidance: float = 1.0,
 ) -> Float[Tensor, "row c h w"]:
     """Return one prediction as noise, differentiable in latents and embeddings.
 
     Example:
-        >>> predict(pipe, *first_step(pipe, [0], 50, 512, 512), a.embeds[None], a.pooled)
+        >>> predict(pipe, *first_step(pipe, [0], 50, 512, 512), a.embeds[None], a)
 
     Args:
         latents: what the UNet is given (after the scheduler's input scaling).
         timestep: one for all rows, or one each.
         alpha_bars: of every row (see `alpha_bar`).
-        pooled: SDXL's pooled embedding, the same for all rows.
+        prompt: whose pooled embedding and pads, the same for all rows, go with the embeddings.
+        guidance: what a model with distilled guidance is told.
     """
-    output = pipe.unet(
-        latents,
-        timestep,
-        encoder_hidden_states=embeds.to(latents),
-        added_cond_kwargs=None if pooled is None else _added(pipe, pooled, latents),
-        return_dict=False,
-    )[0]
-    kind = pipe.scheduler.config.prediction_type
+    known, model = calls(pipe), denoiser(pipe)
+    more = known.arguments(
+        pipe, latents, embeds.to(latents), prompt.pooled, prompt.category < PAD, guidance
+    )
+    given = known.packed(latents)
+    when = timestep.expand(len(latents)) * known.told
+    output = model(given, timestep=when, **more, return_dict=False)[0]
+    # Without variances, which some models predict too.
+    output = known.spread(output[:, : given.shape[1]], *latents.shape[-2:])
+    kind = prediction(pipe.scheduler)
     rows = zip(output, latents, alpha_bars, strict=True)
     return torch.stack([to_epsilon(one, given, abar, kind) for one, given, abar in rows])
-
-
-def _added(pipe: Any, pooled: Tensor, latents: Tensor) -> dict[str, Tensor]:
-    """SDXL's added conditions, as its pipeline makes them for an uncropped image."""
-    height, width = (side * pipe.vae_scale_factor for side in latents.shape[-2:])
-    size = (height, width)
-    ids = pipe._get_add_time_ids(
-        size, (0, 0), size, dtype=pooled.dtype, text_encoder_projection_dim=len(pooled)
-    )
-    return {
-        "text_embeds": rearrange(pooled, "d -> 1 d"),
-        "time_ids": ids.to(pooled.device),
-    }

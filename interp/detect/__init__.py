@@ -31,7 +31,7 @@ from interp.detect.pull_back import pull_back
 from interp.detect.registry import METHODS, Method, examine
 from interp.detect.roc import roc
 from interp.detect.score_change import score_change
-from interp.detect.scores import DETECTORS, Detector, ready, recorders, scan, scores
+from interp.detect.scores import DETECTORS, Detector, defined, ready, recorders, scan, scores
 from interp.detect.seed_likeness import seed_likeness
 from interp.detect.sharpness import sharpness
 from interp.detect.update_norm import instability, update_norm
@@ -55,6 +55,7 @@ __all__ = [
     "curvature",
     "curvature_map",
     "decomposition",
+    "defined",
     "early_entropy",
     "early_image",
     "examine",

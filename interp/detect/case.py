@@ -19,6 +19,7 @@ from interp.errors import InterpError
 from interp.metrics.images import Images
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Session
+from interp.session.settings import of_unet
 from interp.text.prompt import Prompt
 
 
@@ -34,6 +35,9 @@ class Case:
         session, prompt, seeds: what is generated; one image for each seed.
         training: the image that the prompt may be a copy of, of the size that is generated.
         controls: the trace of prompts that are not memorized, of the same session.
+
+    Raises:
+        InterpError: for a transformer, of which `scan` scores traces.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Case:
         training: Images | None = None,
         controls: xr.Dataset | None = None,
     ) -> None:
+        of_unet(session, "A case for detectors")
         self.session = session
         (self.prompt,) = session._prompts(prompt)
         self.seeds = tuple(chosen_seeds(seeds))

@@ -49,7 +49,7 @@ def early_entropy(trace: xr.Dataset, layer: str | None = None) -> xr.DataArray:
     Raises:
         InterpError: `token_mass` was not recorded, or not in that layer.
     """
-    mass = variable(trace, "token_mass", "early_entropy")
+    mass = _mass(trace, "early_entropy")
     names = [str(name) for name in mass.layer.values]
     wanted = [name for name in names if name == layer or name.startswith(f"{layer or EARLY}.")]
     if not wanted:
@@ -92,8 +92,7 @@ def late_entropy(trace: xr.Dataset, last: int | None = None) -> xr.DataArray:
             "Trace more steps, or give last= a smaller number.",
         )
     whole = nats.sum(POSITION)
-    end = trace.tokens.sel(category=["sot", "prompt"]).sum("category")
-    behind = nats.where(nats[POSITION] >= end, 0).sum(POSITION)
+    behind = nats.where(trace.position_category.isin(["eot", "pad"]), 0).sum(POSITION)
     late = {"step": slice(-last, None)}
     gained = behind.isel(late).mean("step") - behind.isel(step=0, drop=True)
     return (whole.isel(late).mean("step") + gained).rename("late_entropy")
@@ -101,7 +100,20 @@ def late_entropy(trace: xr.Dataset, last: int | None = None) -> xr.DataArray:
 
 def _attention(trace: xr.Dataset, detector: str) -> xr.DataArray:
     """Attention per position, averaged over the heads of each layer and then over layers."""
-    return variable(trace, "token_mass", detector).mean("head").mean("layer")
+    return _mass(trace, detector).mean("head").mean("layer")
+
+
+def _mass(trace: xr.Dataset, detector: str) -> xr.DataArray:
+    """Attention per position, of an image that attends to the text alone."""
+    mass = variable(trace, "token_mass", detector)
+    if "image" in trace.category and float(mass.sum(POSITION).min()) < 0.99:
+        raise InterpError(
+            f"{detector} was asked for.",
+            "In joint attention the image attends to itself too, so that its attention to the text "
+            "is no distribution.",
+            "Use detectors of noise predictions: detect.defined(pipe) lists those that there are.",
+        )
+    return mass
 
 
 def _nats(attention: xr.DataArray) -> xr.DataArray:

@@ -28,9 +28,17 @@ def guidance_norm(trace: xr.Dataset, first: int | None = None) -> xr.DataArray:
     score of a prompt is the mean over seeds: `.mean("seed")`.
 
     Raises:
-        InterpError: the trace has no noise predictions, or fewer steps than are to be averaged.
+        InterpError: the trace has no noise predictions, or fewer steps than are to be averaged; or
+            those are steps of pure noise, as flow matching's first one is.
     """
     norms = norm(guidance(trace, "guidance_norm"))
+    if first is not None and not bool((trace.alpha_bar[:first] > 0).any()):
+        raise InterpError(
+            f"guidance_norm over the first {first} steps was asked for.",
+            "There is no image in the latents yet (flow matching starts so), and of pure noise the "
+            "prediction is known, whatever the prompt.",
+            "Average over more steps.",
+        )
     return norms.rename("guidance_norm") if first is None else over_first(norms, first)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import xarray as xr
 from tqdm.auto import tqdm
 
+from interp.denoiser.epsilon import FLOW, prediction
 from interp.denoiser.layers import sites
 from interp.detect.bright_ending import bright_ending
 from interp.detect.entropy import early_entropy, late_entropy
@@ -21,6 +22,7 @@ from interp.results.numbers import Seeds
 from interp.results.provenance import stamp
 from interp.session import Session
 from interp.text.prompt import Prompt
+from interp.transformer.family import calls, family
 
 FEWEST_STEPS = 3
 """The score's change is between the second and the third."""
@@ -42,8 +44,27 @@ DETECTORS: dict[str, Detector] = {
 }
 
 
+def defined(pipe: Any) -> dict[str, Detector]:
+    """Return those of `DETECTORS` that are defined on a pipeline.
+
+    Example:
+        >>> list(defined(sd3))
+        ['guidance norm', 'score change']
+
+    Early entropy and bright endings are of a UNet's layers, late entropy is of attention to the
+    text alone (PixArt has that), and in flow matching the first step's guidance is 0.
+    """
+    known = family(pipe)
+    out: set[str] = set()
+    if known is not None:
+        out = {"early entropy", "bright ending", *(["late entropy"] if known.joint else [])}
+    if prediction(pipe.scheduler) == FLOW:
+        out |= {"guidance norm, first step"}
+    return {name: detector for name, detector in DETECTORS.items() if name not in out}
+
+
 def recorders(pipe: Any) -> tuple[Recorder, ...]:
-    """Return what `Session.trace` must record for all of `DETECTORS`.
+    """Return what `Session.trace` must record for all of `defined(pipe)`.
 
     Example:
         >>> trace = sd.trace("a photo of a goat", record=detect.recorders(sd.pipe))
@@ -51,6 +72,9 @@ def recorders(pipe: Any) -> tuple[Recorder, ...]:
     Attention per position everywhere, and maps in the first down block that has cross-attention:
     `down.0` in SD 1 and 2, `down.1` in SDXL.
     """
+    known = family(pipe)
+    if known is not None:
+        return () if known.joint else (token_mass,)
     block, _, _ = sites(pipe.unet)[0].name.rpartition(".")
     return token_mass, maps(layers=block)
 
@@ -89,8 +113,8 @@ def ready(sd: Session) -> None:
     if sd.steps < FEWEST_STEPS or not sd.guided:
         raise InterpError(
             f"Every detector's score at {sd.steps} steps and guidance {sd.guidance} was asked for.",
-            f"Together they take {FEWEST_STEPS} steps, of which two are compared, and guidance "
-            "above 1.",
+            f"Together they take {FEWEST_STEPS} steps, of which two are compared, and "
+            f"{calls(sd.pipe).guide}.",
             "Ask for more: --steps 25, or Session(pipe, steps=25, guidance=7.5).",
         )
 
@@ -99,7 +123,7 @@ def scan(
     sd: Session,
     prompts: Sequence[str | Prompt],
     seeds: Seeds = range(4),
-    detectors: Mapping[str, Detector] = DETECTORS,
+    detectors: Mapping[str, Detector] | None = None,
 ) -> xr.Dataset:
     """Trace prompt by prompt and keep only the scores, so memory does not grow with the list.
 
@@ -114,11 +138,12 @@ def scan(
     """
     if not prompts:
         raise InterpError("A scan was asked for.", "There are none.", "Pass at least one.")
-    if detectors is DETECTORS:
+    if detectors is None:
         ready(sd)
+        detectors = defined(sd.pipe)
     wanted = recorders(sd.pipe)
     parts = [
-        scores(sd.trace(prompt, seeds, record=wanted), detectors)
+        scores(sd.trace(prompt, seeds, record=wanted or None), detectors)
         for prompt in tqdm(prompts, unit="prompt", disable=None)
     ]
     texts = [str(part.text.item()) for part in parts]

@@ -15,7 +15,8 @@ HOW = {
     "eps_c": TRACE,
     "latents": TRACE,
     "final_latents": TRACE,
-    "eps_u": "Trace with guidance above 1: without it there are no unconditional rows.",
+    "eps_u": "Trace with guidance above 1, FLUX with true_cfg_scale= above 1: without it there are "
+    "no unconditional rows.",
     "token_mass": "Record it: sd.trace(prompts, record=ip.token_mass).",
     "maps": "Record it: sd.trace(prompts, record=ip.maps(layers='down.0')).",
 }

@@ -31,6 +31,7 @@ from interp.report.measures import Measures
 from interp.report.overlay import overlay
 from interp.report.words import CATEGORIES as SAID
 from interp.session import Session
+from interp.session.settings import of_unet
 from interp.text.categories import CATEGORIES
 from interp.text.prompt import Prompt
 
@@ -64,6 +65,7 @@ class Explorer:
     def __init__(
         self, session: Session, cases: Sequence[Case], measures: Measures, setup: str = ""
     ) -> None:
+        of_unet(session, "The explorer")
         self.session, self.measures, self.setup = session, measures, setup
         self.cases = measures.fitted(cases, session)
         self.choice = Choice(next((case.text for case in cases), ""))

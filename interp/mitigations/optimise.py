@@ -42,10 +42,10 @@ class OptimiseEmbedding:
     def rewrite(self, session: Session, prompt: Prompt, seeds: Sequence[int]) -> Prompt:
         """Return the prompt with the embedding that was found for these seeds."""
         delta = torch.zeros_like(prompt.embeds, dtype=torch.float32).requires_grad_()
-        # Position 0 is the same for every prompt. Masking the change, not the gradient, keeps it
-        # fixed under any optimiser.
+        # The start is the same for every prompt (T5 has none). Masking the change, not the
+        # gradient, keeps it fixed under any optimiser.
         free = torch.ones(len(prompt.embeds), 1, device=delta.device)
-        free[0] = 0
+        free[prompt.at("sot")] = 0
         optimiser = torch.optim.Adam([delta], lr=self.learning_rate)
         for _ in range(self.iterations):
             embeds = prompt.embeds.float() + free * delta

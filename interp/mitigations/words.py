@@ -55,13 +55,19 @@ class RandomWords:
         if self.kind == "numbers":
             return str(random.integers(100_000))
         special = set(tokenizer.all_special_ids)
-        while True:
+        for _ in range(100 * len(tokenizer)):
             token = int(random.integers(len(tokenizer)))
             # Half of CLIP's vocabulary continues words and the first 512 are bytes: a token that
             # does not survive decoding would come back as several others.
             word = tokenizer.decode([token]).strip()
-            if token not in special and tokenizer(word).input_ids[1:-1] == [token]:
+            read = tokenizer(word, add_special_tokens=False).input_ids
+            if token not in special and read == [token]:
                 return word
+        raise InterpError(
+            f"A random token of {len(tokenizer)} was asked for.",
+            "None of them is read back as itself, as a word between others.",
+            "Insert numbers: random_numbers(4).",
+        )
 
 
 def random_tokens(count: int = 4, seed: int = 0) -> RandomWords:

@@ -22,12 +22,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.denoiser.clock import StepClock
-from interp.denoiser.epsilon import alpha_bar, to_epsilon
+from interp.denoiser.epsilon import alpha_bar, prediction, to_epsilon
 from interp.denoiser.hooks import aside
 from interp.errors import InterpError
 from interp.patch.base import Operation
 from interp.patch.operations import OPERATIONS, fits
 from interp.text.prompt import Prompt
+from interp.transformer.family import calls
 
 if TYPE_CHECKING:
     from interp.patch.applied import Applied
@@ -149,11 +150,12 @@ class Guidance:
             raise InterpError(
                 f"{every[0]!r} was asked for.",
                 "The pipeline runs without guidance: there is no unconditional prediction to mix.",
-                "Run it with guidance_scale above 1.",
+                f"Run it with {calls(owner.pipe).guide}.",
             )
         for _, at in applied:
             at.touched |= at.heads.keys() & every
-        scheduler, sample = owner.pipe.scheduler, args[0] if args else kwargs["sample"]
+        scheduler = owner.pipe.scheduler
+        sample = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
         over = [False] * len(asked)
         if any(getattr(operation, "until", None) is not None for operation in every):
             over = self._over(first.clock, _norms(scheduler, first.clock, output[0], sample))
@@ -206,7 +208,9 @@ def _norms(
 ) -> Float[Tensor, " image"]:
     """The norm of `eps_c - eps_u` of each image."""
     abar = alpha_bar(scheduler, clock.timestep)
-    eps = to_epsilon(output, sample, abar, scheduler.config.prediction_type)
+    # Without donors' rows, and without variances, which some models predict too.
+    sample, output = sample[: len(output)], output[:, : sample.shape[1]]
+    eps = to_epsilon(output, sample, abar, prediction(scheduler))
     eps_u, eps_c = rearrange(eps, "(half image) c h w -> half image (c h w)", half=2)
     return (eps_c - eps_u).norm(dim=1).cpu()
 

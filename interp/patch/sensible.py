@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from interp.denoiser.epsilon import FLOW, prediction
 from interp.errors import InterpError
 from interp.patch.base import Operation
 from interp.patch.guidance import Repel
@@ -23,9 +24,6 @@ REFUSED: dict[str, Callable[[Operation], bool]] = {
     ),
     "logits are turned down in a UNet's cross-attention": lambda o: o.EDITS == "logits",
     "a third prediction is asked of a UNet": lambda o: isinstance(o, Repel),
-    "a first minimum of guidance is defined by noise predictions": lambda o: (
-        getattr(o, "until", None) is not None
-    ),
 }
 """Why an operation can not be on a transformer."""
 
@@ -48,6 +46,9 @@ def must_make_sense(operations: Sequence[Operation], pipe: Any) -> None:
             reasons = ["the pooled embedding can not be patched"] if pooled else []
         else:
             reasons = [reason for reason, holds in REFUSED.items() if holds(operation)]
+            if getattr(operation, "until", None) and prediction(pipe.scheduler) == FLOW:
+                reasons.append("guidance begins at 0, because the first noise is known, and falls "
+                               "to no first minimum")  # fmt: skip
         if reasons:
             raise InterpError(
                 f"Cannot put {operation!r} on a {type(pipe).__name__}.",

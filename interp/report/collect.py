@@ -33,6 +33,7 @@ from interp.report.where import changes
 from interp.results.axes import PIXELS, POSITION
 from interp.results.provenance import stamp
 from interp.session import Rewrite, Session
+from interp.session.settings import of_unet
 from interp.sweep.measures import measured
 from interp.text.categories import CATEGORIES
 from interp.text.prompt import Prompt
@@ -96,6 +97,7 @@ def collect(
         InterpError: there are no prompts, or too few steps or seeds, or the calibration is for
             another model or other settings.
     """
+    of_unet(session, "A report")
     if not cases or seeds < 2 or edited < 2 or session.steps < FEWEST_STEPS or not session.guided:
         raise InterpError(
             f"A report on {len(cases)} prompts with {seeds} and {edited} seeds, {session.steps} "

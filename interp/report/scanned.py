@@ -14,6 +14,7 @@ from interp import detect
 from interp.report.subject import Subject
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Session
+from interp.session.settings import of_unet
 from interp.sweep.each_prompt import each_prompt
 from interp.text.prompt import Prompt
 
@@ -36,6 +37,7 @@ def scanned(
         InterpError: the session has too few steps or no guidance, or the store was begun with other
             settings.
     """
+    of_unet(session, "The scores of a report")
     detect.ready(session)
     recorders = detect.recorders(session.pipe)
 

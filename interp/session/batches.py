@@ -90,16 +90,16 @@ def labelled(
             values = rearrange(variable.values, pattern, **axes)
             variable = xr.Variable((*axes, *variable.dims[1:]), values, variable.attrs)
         variables[name] = _of_prompt(variable) if name in rows.coords else variable
-    # How many positions each category has in what was run.
-    counts = [[[list(s.prompt.counts.values())] for s in starts] for starts in edits]
-    tokens = xr.Variable((*axes, "category"), np.asarray(counts))
     data = xr.Dataset(variables, attrs=rows.attrs).set_coords(list(rows.coords))
+    if "tokens" not in data.coords:
+        # How many positions each category has in what was run.
+        counts = [[[list(s.prompt.counts.values())] for s in starts] for starts in edits]
+        tokens = xr.Variable((*axes, "category"), np.asarray(counts))
+        data = data.assign_coords(category=list(CATEGORIES), tokens=_of_prompt(tokens))
     data = data.assign_coords(
         seed=list(seeds),
         prompt=range(len(prompts)),
         text=("prompt", [prompt.text for prompt in prompts]),
-        category=list(CATEGORIES),
-        tokens=_of_prompt(tokens),
     )
     if names is None:
         return data.isel(patch=0, drop=True)
@@ -137,7 +137,7 @@ def _per_row(result: Generated) -> xr.Dataset:
 
 def _rows_of(recorded: xr.Dataset) -> xr.Dataset:
     """A recorder's dataset, to which every row of the batch is a prompt with one image."""
-    rows = recorded.isel(seed=0, drop=True).drop_vars(["prompt", "text", "tokens"])
+    rows = recorded.isel(seed=0, drop=True).drop_vars(["prompt", "text"])
     return rows.rename(prompt="row").drop_attrs(deep=False)
 
 

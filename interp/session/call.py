@@ -18,10 +18,14 @@ from interp.results.hashes import tensor_sha256
 OWN = {
     "prompt": "sd.run(prompts)",
     "prompt_2": "sd.run(prompts)",
+    "prompt_3": "sd.run(prompts)",
+    "prompt_attention_mask": "sd.run(prompts)",
     "prompt_embeds": "sd.run(prompts)",
     "pooled_prompt_embeds": "sd.run(prompts)",
     "negative_prompt": "negative=",
     "negative_prompt_2": "negative=",
+    "negative_prompt_3": "negative=",
+    "negative_prompt_attention_mask": "negative=",
     "negative_prompt_embeds": "negative=",
     "negative_pooled_prompt_embeds": "negative=",
     "num_inference_steps": "steps=",
@@ -35,6 +39,8 @@ OWN = {
     "return_dict": "sd.run",
     "callback": "sd.trace",
     "callback_steps": "sd.trace",
+    "use_resolution_binning": "height= and width=",
+    "clean_caption": "sd.encode",
 }
 """Arguments that a session sets itself, and how to set them there."""
 IMAGES = ("ip_adapter_image", "ip_adapter_image_embeds")

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.denoiser import unet_call
-from interp.denoiser.epsilon import alpha_bar, to_epsilon
+from interp.denoiser.epsilon import alpha_bar, prediction, to_epsilon
 from interp.denoiser.hooks import Hooks, hookable
+from interp.denoiser.passes import Passes
+from interp.denoiser.pipelines import denoiser
+from interp.denoiser.steps import stepping
 from interp.errors import InterpError
 from interp.patch import Patch, apply
 from interp.patch.base import Operation
 from interp.record import record
+from interp.text.categories import PAD
 from interp.text.prompt import Prompt
+from interp.transformer.family import calls
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +99,7 @@ def generate(
         >>> generate(pipe, jobs, empty, num_inference_steps=50, guidance_scale=7.5).images
 
     Args:
-        pipe: a stock Stable Diffusion 1.x, 2.x or SDXL pipeline.
+        pipe: a stock text-to-image pipeline.
         jobs: one per image.
         negative: the prompt of the unconditional rows; None without guidance.
         recorders: as for `record`.
@@ -108,26 +114,27 @@ def generate(
     """
     prompts = [job.prompt for job in jobs]
     final: list[Tensor] = []
-    before: list[Tensor] = []
+    steps = count()
 
-    def after_step(pipe: Any, index: int, timestep: Any, state: dict) -> dict:
+    def after_step(latents: Tensor) -> Tensor:
+        step = next(steps)
         if any(job.correct for job in jobs):
-            start = before[0] if before else _started(pipe, jobs, call)
-            pairs = zip(jobs, start, state["latents"], strict=True)
-            state["latents"] = torch.stack(
-                [job.correct(index, was, now) if job.correct else now for job, was, now in pairs]
+            start = final[0] if final else _started(pipe, jobs, call)
+            pairs = zip(jobs, start, latents, strict=True)
+            latents = torch.stack(
+                [job.correct(step, was, now) if job.correct else now for job, was, now in pairs]
             )
-        if clean:
-            state["latents"] = state["latents"][[0] * len(jobs)]
-        before[:] = final[:] = [state["latents"]]
+        final[:] = [latents[[0] * len(jobs)] if clean else latents]
         tick()
-        return state
+        return final[0]
 
     with ExitStack() as stack:
         stack.enter_context(_quiet(pipe))
+        stack.enter_context(stepping(pipe.scheduler, after_step))
+        size = unet_call.latent_shape(pipe, call["height"], call["width"])[1:]
         traced = None
         if trace is not None:
-            traced = stack.enter_context(_tracing(pipe, trace, negative is not None))
+            traced = stack.enter_context(_tracing(pipe, trace, negative is not None, size))
         negatives = None if negative is None else [negative]
         applied = None
         if any(job.patch is not None for job in jobs):
@@ -137,16 +144,16 @@ def generate(
         if recorders:
             log = stack.enter_context(record(pipe, *recorders, tokens=prompts, negative=negatives))
         if any(job.latents is not None for job in jobs):
-            call["latents"] = torch.stack([_noise(pipe, job, call) for job in jobs])
+            noise = torch.stack([_noise(pipe, job, call) for job in jobs])
+            call["latents"] = calls(pipe).packed(noise)
         output = pipe(
-            **_embeddings(prompts, negative),
+            **calls(pipe).always,
+            **_embeddings(pipe, prompts, negative),
             generator=[torch.Generator().manual_seed(job.seed) for job in jobs],
             output_type="np" if images else "latent",
-            callback_on_step_end=after_step,
-            callback_on_step_end_tensor_inputs=["latents"],
             **call,
         )
-    latents = final[0].cpu()
+    latents = calls(pipe).spread(final[0], *size).cpu()
     _check_finite(jobs, latents.float().numpy(), "latents")
     if images:
         _check_finite(jobs, output.images, "pixels")
@@ -164,7 +171,7 @@ def _noise(pipe: Any, job: Job, call: Mapping[str, Any]) -> Float[Tensor, "c h w
     """A job's unit noise: its own or its seed's."""
     if job.latents is None:
         return unet_call.noise(pipe, job.seed, call["height"], call["width"])[0]
-    return job.latents.to(pipe._execution_device, pipe.unet.dtype)
+    return job.latents.to(pipe._execution_device, denoiser(pipe).dtype)
 
 
 def _started(pipe: Any, jobs: Sequence[Job], call: Mapping[str, Any]) -> Float[Tensor, "row c h w"]:
@@ -186,17 +193,21 @@ def _check_finite(jobs: Sequence[Job], values: np.ndarray, what: str) -> None:
         )
 
 
-def _embeddings(prompts: Sequence[Prompt], negative: Prompt | None) -> dict[str, Tensor]:
+def _embeddings(pipe: Any, prompts: Sequence[Prompt], negative: Prompt | None) -> dict[str, Tensor]:
     """Prompts as the pipeline's keyword arguments."""
-    given = {"prompt_embeds": torch.stack([prompt.embeds for prompt in prompts])}
-    pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
-    if pooled:
-        given["pooled_prompt_embeds"] = torch.stack(pooled)
-    if negative is not None:
-        given["negative_prompt_embeds"] = torch.stack([negative.embeds] * len(prompts))
-        if negative.pooled is not None:
-            given["negative_pooled_prompt_embeds"] = torch.stack([negative.pooled] * len(prompts))
-    return given
+
+    def given(those: Sequence[Prompt]) -> dict[str, Tensor]:
+        pooled = [prompt.pooled for prompt in those if prompt.pooled is not None]
+        return calls(pipe).text(
+            torch.stack([prompt.embeds for prompt in those]),
+            torch.stack(pooled) if pooled else None,
+            torch.stack([prompt.category < PAD for prompt in those]),
+        )
+
+    if negative is None:
+        return given(prompts)
+    others = given([negative] * len(prompts))
+    return {**given(prompts), **{f"negative_{name}": part for name, part in others.items()}}
 
 
 @contextmanager
@@ -222,34 +233,38 @@ def _quiet(pipe: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _tracing(pipe: Any, dtype: torch.dtype, guided: bool) -> Iterator[Trace]:
-    """Keep what the UNet is given and returns, as noise, at every call."""
+def _tracing(pipe: Any, dtype: torch.dtype, guided: bool, size: tuple[int, int]) -> Iterator[Trace]:
+    """Keep what the denoiser is given and returns, as noise, at every call."""
     hookable(pipe)
-    trace = Trace([], [], [], [], [])
-    scheduler = pipe.scheduler
-    if not hasattr(scheduler, "alphas_cumprod"):
-        raise InterpError(
-            f"A trace with a {type(scheduler).__name__} was asked for.",
-            "It has no alphas_cumprod, by which predictions are read as noise.",
-            "Trace with DDIM, Euler, DPM++ or another of Stable Diffusion's schedulers.",
-        )
-    kind = scheduler.config.prediction_type
+    trace, known, passes = Trace([], [], [], [], []), calls(pipe), Passes(pipe)
+    kind = prediction(pipe.scheduler)
+    alpha_bar(pipe.scheduler, 0)  # raises where predictions can not be read as noise
 
     def keep(module: Any, args: tuple, kwargs: dict, output: Any) -> None:
-        sample, timestep = args[0], float(args[1])
-        prediction = output[0]
-        abar = alpha_bar(pipe.scheduler, timestep)
-        epsilon = to_epsilon(prediction, sample, abar, kind).to(dtype).cpu()
-        trace.timesteps.append(timestep)
-        trace.alpha_bars.append(abar)
-        if guided:
+        again = passes.number(args[1] if len(args) > 1 else kwargs["timestep"])
+        if again and not (guided and known.passes):
+            return
+        sample = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+        # Without donors' rows, which patches add and take out again.
+        sample = sample[: len(output[0])]
+        if not again:
+            # The scheduler's own, which half precision would round.
+            trace.timesteps.append(float(pipe.scheduler.timesteps[len(trace.timesteps)]))
+            trace.alpha_bars.append(alpha_bar(pipe.scheduler, trace.timesteps[-1]))
+        # Some models predict variances too.
+        predicted = known.spread(output[0][:, : sample.shape[1]], *size)
+        sample = known.spread(sample, *size)
+        epsilon = to_epsilon(predicted, sample, trace.alpha_bars[-1], kind).to(dtype).cpu()
+        if again:
+            trace.eps_u.append(epsilon)
+            return
+        cond = epsilon
+        if guided and not known.passes:
             uncond, cond = rearrange(epsilon, "(half row) c h w -> half row c h w", half=2)
             trace.eps_u.append(uncond)
-        else:
-            cond = epsilon
         trace.eps_c.append(cond)
         trace.latents.append(sample[-len(cond) :].to(dtype).cpu())
 
     with Hooks() as hooks:
-        hooks.after(pipe.unet, keep)
+        hooks.after(denoiser(pipe), keep)
         yield trace

@@ -29,7 +29,6 @@ from interp.session.batches import batches, labelled, labels
 from interp.session.generate import generate
 from interp.session.settings import Settings, has_its_images, text_alone
 from interp.session.start import Rewrite, Start, for_prompts
-from interp.text.encoding import encode
 from interp.text.prompt import Prompt
 from interp.text.windows import join
 
@@ -40,7 +39,7 @@ Trajectory = Literal["own", "clean"]
 
 
 class Session(Settings):
-    """Runs experiments on a stock Stable Diffusion 1.x, 2.x or SDXL pipeline.
+    """Runs experiments on a stock text-to-image pipeline.
 
     Example:
         >>> sd = Session(pipe, steps=50, guidance=7.5)
@@ -60,7 +59,7 @@ class Session(Settings):
         Example:
             >>> a, b = sd.encode(["Antique Church Poster in Berlin", "a photo of a goat"])
         """
-        prompts = encode(self.pipe, texts, clip_skip=self.call.get("clip_skip"))
+        prompts = self._encoded(texts)
         return prompts[0] if isinstance(texts, str) else prompts
 
     def run(
@@ -156,13 +155,23 @@ class Session(Settings):
         embeds: Float[Tensor, "position channel"],
         noise: Float[Tensor, "1 c h w"],
     ) -> Float[Tensor, "1 c h w"]:
-        """Return `eps_c - eps_u` at the first step, differentiable in `embeds` and unit `noise`."""
+        """Return `eps_c - eps_u` at the first step, differentiable in `embeds` and unit `noise`.
+
+        Raises:
+            InterpError: the model is one of flow matching.
+        """
         text_alone(self)
         at = unet_call.from_noise(self.pipe, noise, self.steps)
+        if not any(at[2]):
+            raise InterpError(
+                f"Guidance at the first step of a {type(self.pipe).__name__} was asked for.",
+                "There is none: flow matching starts at pure noise, which every prompt predicts.",
+                "Use a mitigation that edits embeddings.",
+            )
         empty = self.unconditional
         with torch.set_grad_enabled(torch.is_grad_enabled() and noise.requires_grad):
-            eps_u = unet_call.predict(self.pipe, *at, empty.embeds[None], empty.pooled)
-        return unet_call.predict(self.pipe, *at, embeds[None], prompt.pooled) - eps_u
+            eps_u = unet_call.predict(self.pipe, *at, empty.embeds[None], empty, self.guidance)
+        return unet_call.predict(self.pipe, *at, embeds[None], prompt, self.guidance) - eps_u
 
     def _grid(
         self,

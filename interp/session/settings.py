@@ -3,7 +3,7 @@
 The base of `Session`, in its own file because a sweep compares settings without running.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from typing import Any
@@ -11,12 +11,15 @@ from typing import Any
 import torch
 
 from interp import results
+from interp.denoiser.epsilon import prediction
+from interp.denoiser.pipelines import denoiser
 from interp.errors import InterpError
 from interp.session.call import IMAGES, described, must_pass
 from interp.session.quiet import StableDiffusionPipeline, StableDiffusionXLPipeline
 from interp.text.encoding import encode
 from interp.text.html import LITERAL
 from interp.text.prompt import Prompt
+from interp.transformer.family import calls, families, family
 
 
 class Settings:
@@ -27,17 +30,20 @@ class Settings:
         'DDIMScheduler'
 
     Args:
-        pipe: a Stable Diffusion 1.x, 2.x or SDXL pipeline; it is used, never changed.
+        pipe: a text-to-image pipeline of Stable Diffusion 1.x, 2.x, SDXL, Stable Diffusion 3, FLUX
+            or PixArt-alpha; it is used, never changed.
         steps: denoising steps.
-        guidance: classifier-free guidance; at most 1 runs without unconditional rows.
+        guidance: classifier-free guidance; at most 1 runs without unconditional rows. FLUX is told
+            it, and has unconditional rows where `true_cfg_scale` is above 1.
         height, width: pixels; the model's own size by default.
         negative: the unconditional prompt. None is the pipeline's default: `""` for SD, all zeros
             for most SDXL models.
         budget: GiB of activations that a batch may take; see `memory.images_at_once`.
         source: where the model is from, to be written down: `id`, and `revision` of a hub's. What
             it is now is found out anew whenever it is asked for.
-        call: other arguments of the pipeline's call, such as `guidance_rescale`, `clip_skip` (of
-            prompts that the session encodes) or `ip_adapter_image`; they are written down too.
+        call: other arguments of the pipeline's call, such as `guidance_rescale`, `clip_skip` and
+            `max_sequence_length` (of prompts that the session encodes) or `ip_adapter_image`; they
+            are written down too.
 
     Raises:
         InterpError: the pipeline is of another kind, or a setting is invalid.
@@ -58,7 +64,7 @@ class Settings:
     ) -> None:
         _check(pipe, steps, guidance, height, width)
         must_pass(pipe, call)
-        size = pipe.unet.config.sample_size
+        size = denoiser(pipe).config.get("sample_size") or pipe.default_sample_size
         tall, wide = size if isinstance(size, list | tuple) else (size, size)
         self.pipe, self.steps, self.guidance = pipe, steps, float(guidance)
         self.height = height or tall * pipe.vae_scale_factor
@@ -75,7 +81,7 @@ class Settings:
     @property
     def guided(self) -> bool:
         """Whether there are unconditional rows."""
-        return self.guidance > 1 and self.pipe.unet.config.time_cond_proj_dim is None
+        return calls(self.pipe).guided(denoiser(self.pipe), self.guidance, self.call)
 
     @property
     def uncond_policy(self) -> str:
@@ -88,13 +94,19 @@ class Settings:
     @property
     def unconditional(self) -> Prompt:
         """The prompt of the unconditional rows, as the text encoder is now."""
-        prompt = encode(self.pipe, self.negative or "")[0]
+        prompt = self._encoded(self.negative or "")[0]
         if self.uncond_policy != "zeros":
             return prompt
         assert prompt.pooled is not None
         return replace(
             prompt, embeds=torch.zeros_like(prompt.embeds), pooled=torch.zeros_like(prompt.pooled)
         )
+
+    def _encoded(self, texts: str | Sequence[str]) -> list[Prompt]:
+        """Texts as the session's calls have them."""
+        names = ("clip_skip", "max_sequence_length")
+        said = {name: self.call[name] for name in names if name in self.call}
+        return encode(self.pipe, texts, **said)
 
     @property
     def model(self) -> dict[str, Any]:
@@ -135,13 +147,13 @@ class Settings:
             "model": self.source.get("id") or getattr(pipe.config, "_name_or_path", None) or "",
             "pipeline": type(pipe).__name__,
             "scheduler": type(pipe.scheduler).__name__,
-            "prediction": pipe.scheduler.config.prediction_type,
+            "prediction": prediction(pipe.scheduler),
             "steps": self.steps,
             "guidance": self.guidance,
             "size": f"{self.height} x {self.width}",
             "uncond": self.uncond_policy,
-            "dtype": str(pipe.unet.dtype).removeprefix("torch."),
-            "device": str(pipe.unet.device),
+            "dtype": str(denoiser(pipe).dtype).removeprefix("torch."),
+            "device": str(denoiser(pipe).device),
             **self.call,
         }
 
@@ -149,23 +161,28 @@ class Settings:
 def _check(
     pipe: Any, steps: int, guidance: int | float, height: int | None, width: int | None
 ) -> None:
-    if not isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline)):
+    known = family(pipe)
+    runs = isinstance(pipe, (StableDiffusionPipeline, StableDiffusionXLPipeline))
+    if not runs and (known is None or type(pipe).__name__ != known.pipelines[0]):
+        others = ", ".join(one.pipelines[0] for one in families().values())
         raise InterpError(
             f"A session with a {type(pipe).__name__} was asked for.",
-            "Sessions run StableDiffusionPipeline and StableDiffusionXLPipeline.",
+            f"Sessions run StableDiffusionPipeline, StableDiffusionXLPipeline, {others}.",
             "Load one with interp.load(name); patches and recorders work on similar pipelines "
             "without a session: with patch.on(pipe).",
         )
-    if steps < 1 or not 0 <= guidance < float("inf"):
+    if steps < calls(pipe).fewest or not 0 <= guidance < float("inf"):
         raise InterpError(
             f"{steps} steps with guidance {guidance} were asked for.",
-            "There is at least one step, and guidance is finite and not negative.",
+            f"There is at least one step ({calls(pipe).fewest} with this pipeline), and guidance "
+            "is finite and not negative.",
             "The field uses steps=50, guidance=7.5.",
         )
-    if any(side is not None and (side < 8 or side % 8) for side in (height, width)):
+    unit = calls(pipe).multiple(pipe)
+    if any(side is not None and (side < unit or side % unit) for side in (height, width)):
         raise InterpError(
             f"Images of {height} x {width} pixels were asked for.",
-            "Both sides are multiples of 8.",
+            f"Both sides are multiples of {unit}.",
             "Leave height and width out for the model's own size.",
         )
     if getattr(pipe, "safety_checker", None) is not None:
@@ -185,12 +202,35 @@ def has_its_images(session: Settings) -> None:
     Raises:
         InterpError: the pipeline has an IP-Adapter.
     """
-    adapted = session.pipe.unet.config.encoder_hid_dim_type == "ip_image_proj"
+    model = denoiser(session.pipe)
+    adapted = model.config.get("encoder_hid_dim_type") == "ip_image_proj"
     if adapted and not session.call.keys() & set(IMAGES):
         raise InterpError(
             f"A session was run on a {type(session.pipe).__name__} with an IP-Adapter.",
             "The adapter takes an image with every prompt, and the session was given none.",
             "Give it one, Session(pipe, ip_adapter_image=image), or pipe.unload_ip_adapter().",
+        )
+
+
+MORE = ("cross_attention_kwargs", "joint_attention_kwargs", "sigmas", "timesteps", "mu")
+"""Arguments that change what single calls of the denoiser are, beside images."""
+
+
+def of_unet(session: Settings, what: str) -> None:
+    """Raise for a transformer, in which keys and values are not linear in the embeddings.
+
+    Example:
+        >>> of_unet(sd, "Attribution patching")
+
+    Raises:
+        InterpError: naming what was asked for.
+    """
+    if family(session.pipe) is not None:
+        raise InterpError(
+            f"{what} of a {type(session.pipe).__name__} was asked for.",
+            "It rests on a UNet's cross-attention layers, all of which are given one text; this "
+            f"denoises with a {type(session.pipe.transformer).__name__}.",
+            "Of transformers there are run, trace, sweep, shapley, causal_trace and detect.scan.",
         )
 
 
@@ -204,7 +244,7 @@ def text_alone(session: Settings) -> None:
         InterpError: naming its other inputs.
     """
     has_its_images(session)
-    more = sorted(session.call.keys() & {*IMAGES, "cross_attention_kwargs"})
+    more = sorted(session.call.keys() & {*IMAGES, *MORE})
     if more:
         raise InterpError(
             f"Single predictions of a session with {', '.join(more)} were asked for.",

@@ -32,7 +32,7 @@ RESERVED = {
     *PIXELS,
     results.POSITION,
     *("patch", "guidance", "reference", "text", "tokens", "tokens_uncond", "word"),
-    "position_category",
+    *("position_category", "segment"),
     *("applies", "done", "image", "timestep", "block", "n_heads", "height", "width", "resolution"),
 }
 #: Other versions of these may give other numbers. The last is this package.
@@ -93,7 +93,7 @@ class Plan:
                 operation.idle
                 or any(
                     operation.where.on_row(uncond)
-                    and bool(operation.positions(operation.whose(row, prompt) or row).any())
+                    and operation.reaches(operation.whose(row, prompt) or row)
                     for row, uncond in rows
                 )
                 for operation in edit.operations

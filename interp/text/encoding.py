@@ -54,7 +54,8 @@ def encode(
     if family(pipe) is not None:
         from interp.text.segments import encode_segments  # it imports from here
 
-        return [encode_segments(pipe, text, pad_token, max_sequence_length) for text in texts]
+        asked = (pad_token, max_sequence_length, clip_skip)
+        return [encode_segments(pipe, text, *asked) for text in texts]
     return [_encode_one(pipe, text, pad_token, clip_skip) for text in texts]
 
 

@@ -27,7 +27,11 @@ Embeds = Float[Tensor, "position channel"]
 
 
 def encode_segments(
-    pipe: Any, text: str, pad_token: str | int | None = None, length: int | None = None
+    pipe: Any,
+    text: str,
+    pad_token: str | int | None = None,
+    length: int | None = None,
+    clip_skip: int | None = None,
 ) -> Prompt:
     """Encode a text as a transformer's pipeline would, and say what each position is.
 
@@ -37,6 +41,7 @@ def encode_segments(
 
     Args:
         length: T5's positions, the pipeline's `max_sequence_length`; its default if None.
+        clip_skip: how many more of CLIP's last layers are left out.
 
     Raises:
         InterpError: the pad token is not in a vocabulary.
@@ -50,7 +55,7 @@ def encode_segments(
             ids[suffix], truncated = row, truncated or cut
     for suffix in known.pooled:
         ids.setdefault(suffix, _tokens(pipe, known, suffix, CLIP, text, None, None)[0])
-    embeds, pooled = embed(pipe, ids)
+    embeds, pooled = embed(pipe, ids, clip_skip)
     return replace(describe(pipe, ids, embeds, pooled), text=text, truncated=truncated)
 
 
@@ -74,7 +79,7 @@ def must_have(pipe: Any) -> Family:
 
 
 def embed(
-    pipe: Any, ids: Mapping[str, Ids]
+    pipe: Any, ids: Mapping[str, Ids], clip_skip: int | None = None
 ) -> tuple[Embeds, Float[Tensor, " pooled"] | None]:
     """The embeddings, and the pooled one, of ids given for every encoder by its ending.
 
@@ -100,7 +105,7 @@ def embed(
     for segment in known.segments:
         found = [
             outputs[s].last_hidden_state if segment.state is None
-            else outputs[s].hidden_states[segment.state]
+            else outputs[s].hidden_states[segment.state - (clip_skip or 0)]
             for s in segment.encoders
         ]
         parts.append(torch.cat(found, dim=-1))

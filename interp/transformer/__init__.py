@@ -1,1 +1,1 @@
-"""Pipelines that denoise with a transformer: what is known of each family, a file a family."""
+"""How pipelines are called, and what is known of those with a transformer, a file a family."""

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import InterpError
+from interp.transformer.calls import Calls, flow
 
 CLIP, T5 = "clip", "t5"
 
@@ -63,18 +64,18 @@ class Attended:
     bias: Float[Tensor, "#row #head #query key"] | None = None
 
 
-class Family(ABC):
-    """One family of transformer pipelines.
+class Family(Calls, ABC):
+    """One family of transformer pipelines; what its calls are is in `Calls`.
 
     Attributes:
-        pipelines: names of the pipeline classes whose batches are known.
+        pipelines: names of the pipeline classes whose batches are known; the first makes images
+            from text alone.
         segments: what the text stream is made of.
         pooled: endings of the encoders whose pooled embeddings are added to the timestep's.
         length: T5's positions where the pipeline is not told otherwise.
         batched: arguments of the transformer that have a row for every image.
         joint: whether the image attends to itself in the same softmax.
         masks: whether T5 and the transformer are told which positions are pads.
-        passes: whether unconditional rows come in a second call, not in the same batch.
     """
 
     transformer: ClassVar[str]
@@ -86,7 +87,30 @@ class Family(ABC):
     processors: ClassVar[tuple[str, ...]]
     joint: ClassVar[bool] = True
     masks: ClassVar[bool] = False
-    passes: ClassVar[bool] = False
+
+    def multiple(self, pipe: Any) -> int:
+        # Latents come in patches of two by two.
+        return 2 * pipe.vae_scale_factor
+
+    def guided(self, denoiser: Any, guidance: float, call: Mapping[str, Any]) -> bool:
+        return guidance > 1
+
+    def arguments(
+        self,
+        pipe: Any,
+        latents: Float[Tensor, "row c h w"],
+        embeds: Float[Tensor, "row position channel"],
+        pooled: Float[Tensor, " pooled"] | None,
+        read: Any,
+        guidance: float,
+    ) -> dict[str, Any]:
+        given: dict[str, Any] = {"encoder_hidden_states": embeds}
+        if pooled is not None:
+            given["pooled_projections"] = pooled.expand(len(latents), -1).to(embeds)
+        return given
+
+    def schedule(self, scheduler: Any, steps: int, tokens: int = 4096, device: Any = None) -> None:
+        flow(scheduler, steps, tokens, device, sigmas=False)
 
     @abstractmethod
     def blocks(self, transformer: Any) -> list[Block]:
@@ -165,6 +189,15 @@ def family(of: Any) -> Family | None:
                 "Use one of them with the same components.",
             )
     return found
+
+
+def calls(pipe: Any) -> Calls:
+    """How a pipeline is called, and calls its denoiser.
+
+    Example:
+        >>> calls(flux).packed(latents).shape      # [row, token, 64]
+    """
+    return family(pipe) or Calls()
 
 
 def heads_first(

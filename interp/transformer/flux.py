@@ -11,7 +11,11 @@ from typing import Any
 
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
 
+from interp.transformer.calls import flow
 from interp.transformer.family import T5, Attended, Block, Family, Segment, named
 
 
@@ -28,6 +32,42 @@ class Flux(Family):
     )  # fmt: skip
     processors = ("FluxAttnProcessor", "FluxIPAdapterAttnProcessor")
     passes = True
+    told = 1e-3
+    guide = "true_cfg_scale= above 1 (its guidance is distilled)"
+
+    def guided(self, denoiser: Any, guidance: float, call: Mapping[str, Any]) -> bool:
+        return call.get("true_cfg_scale", 1) > 1
+
+    def channels(self, denoiser: Any) -> int:
+        return denoiser.config.in_channels // 4
+
+    def packed(self, latents: Float[Tensor, "row c h w"]) -> Tensor:
+        return rearrange(latents, "row c (y p) (x q) -> row (y x) (c p q)", p=2, q=2)
+
+    def spread(self, latents: Tensor, height: int, width: int) -> Float[Tensor, "row c h w"]:
+        pattern = "row (y x) (c p q) -> row c (y p) (x q)"
+        return rearrange(latents, pattern, y=height // 2, x=width // 2, p=2, q=2)
+
+    def arguments(
+        self,
+        pipe: Any,
+        latents: Tensor,
+        embeds: Tensor,
+        pooled: Tensor | None,
+        read: Any,
+        guidance: float,
+    ) -> dict[str, Any]:
+        given = super().arguments(pipe, latents, embeds, pooled, read, guidance)
+        rows, columns = (side // 2 for side in latents.shape[-2:])
+        at = embeds.device, embeds.dtype
+        places = pipe._prepare_latent_image_ids(len(latents), rows, columns, *at)
+        given |= {"img_ids": places, "txt_ids": places.new_zeros(embeds.shape[1], 3)}
+        if pipe.transformer.config.guidance_embeds:
+            given["guidance"] = torch.full((len(latents),), guidance, device=embeds.device)
+        return given
+
+    def schedule(self, scheduler: Any, steps: int, tokens: int = 4096, device: Any = None) -> None:
+        flow(scheduler, steps, tokens, device, sigmas=True)
 
     def blocks(self, transformer: Any) -> list[Block]:
         return [

@@ -8,6 +8,7 @@ from scipy.linalg import hadamard
 from interp.denoiser import unet_call
 from interp.denoiser.derivatives import diagonal, jvp, signs, vjp
 from interp.errors import InterpError
+from interp.text.encoding import encode
 from tests.runs import processor
 
 ROWS = 2
@@ -87,13 +88,13 @@ def test_few_probes_are_exact_where_elements_do_not_mix_and_unbiased_where_they_
 
 def test_predictions_as_noise_have_derivatives_with_every_kernel(pipe):
     """What the toolkit differentiates, in float32; `predict` changes velocities into noise."""
-    pooled = torch.zeros(32) if hasattr(pipe, "text_encoder_2") else None
+    (prompt,) = encode(pipe, "a goat")
     where = unet_call.first_step(pipe, [0, 1], 3, 32, 32)
     width = pipe.unet.config.cross_attention_dim
     embeds = torch.randn(2, 77, width, generator=torch.Generator().manual_seed(1))
 
     def f(latents):
-        return unet_call.predict(pipe, latents, *where[1:], embeds, pooled)
+        return unet_call.predict(pipe, latents, *where[1:], embeds, prompt)
 
     x = where[0]
     v = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
@@ -122,11 +123,12 @@ class Foreign(AttnProcessor2_0):
 
 
 def test_without_a_forward_derivative_finite_differences_are_named_and_work(sd1):
+    (prompt,) = encode(sd1, "a goat")
     where = unet_call.first_step(sd1, [0], 3, 32, 32)
     embeds = torch.randn(1, 77, 32, generator=torch.Generator().manual_seed(1))
 
     def f(latents):
-        return unet_call.predict(sd1, latents, *where[1:], embeds, None)
+        return unet_call.predict(sd1, latents, *where[1:], embeds, prompt)
 
     x = where[0]
     expected = jvp(f, x, x)

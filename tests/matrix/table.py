@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.matrix.families import BY_NAME, FAMILIES
 from tests.matrix.test_options import OPTIONS
 from tests.matrix.test_schedulers import SCHEDULERS, UNTRACED
+from tests.transformers import PIPELINES as TRANSFORMERS
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "pipelines.md"
 UNTESTED = (
@@ -20,7 +21,7 @@ HEAD = """# Which pipelines work
 returns edited embeddings; what is recorded is, to 1e-6, the attention worked out from the layers'
 own queries and keys. *Refused*: an error says why, before the batch runs that can not be patched.
 The tests in `tests/matrix` see that every line of this page is so, with diffusers' pipelines, small
-ones with random weights.
+ones with random weights; those in `tests/transformer` do for [transformers](transformers.md).
 """
 SHARED = """
 Pipelines derived from these behave the same. Pipelines that share modules through `from_pipe` have
@@ -51,6 +52,7 @@ def table() -> str:
         (name, family.refused is None, family.unrecorded is None, family.session)
         for name, family in FAMILIES.items()
     ]
+    rows += [(name, True, True, True) for name in TRANSFORMERS]
     rows += [(name, False, False, False) for name in BY_NAME]
     pipelines = [f"| {name} | {' | '.join(verdict[is_so] for is_so in so)} |" for name, *so in rows]
     samplers = [

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import pytest
@@ -12,57 +11,9 @@ from torch import Tensor
 
 import interp as ip
 from interp.denoiser.hooks import hookable
-from tests.transformers import KINDS, LENGTH, TEXTS, call, transformer_pipeline
+from tests.transformers import LENGTH, TEXTS, call, given, prompts, shared
 
 ALL = ("sot", "prompt", "eot", "pad")
-
-
-@cache
-def _pipeline(kind: str) -> Any:
-    pipe = transformer_pipeline(kind)
-    call(pipe, TEXTS[0], steps=1)  # transformers hooks an encoder for good at its first call
-    return pipe
-
-
-def _hooks(pipe: Any) -> int:
-    parts = [pipe.components[name] for name in pipe.components]
-    modules = [m for part in parts if isinstance(part, torch.nn.Module) for m in part.modules()]
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
-
-
-@pytest.fixture(params=KINDS)
-def pipe(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A pipeline of each kind; a test that leaves hooks on it fails."""
-    pipe = _pipeline(request.param)
-    before = _hooks(pipe)
-    yield pipe
-    assert _hooks(pipe) == before
-
-
-def prompts(pipe: Any) -> list[ip.Prompt]:
-    return ip.encode(pipe, TEXTS, max_sequence_length=LENGTH)
-
-
-def given(pipe: Any, prompt: ip.Prompt, embeds: Tensor, **more: Any) -> Tensor:
-    """Latents of a plain call with such embeddings of the prompt."""
-    known: dict[str, Any] = {"prompt_embeds": embeds[None]}
-    if prompt.pooled is not None:
-        known["pooled_prompt_embeds"] = prompt.pooled[None]
-    if "PixArt" in type(pipe).__name__:
-        (empty,) = ip.encode(pipe, "", max_sequence_length=LENGTH)
-        known |= {
-            "negative_prompt": None,
-            "prompt_attention_mask": (prompt.category < 3).long()[None],
-            "negative_prompt_embeds": empty.embeds[None],
-            "negative_prompt_attention_mask": (empty.category < 3).long()[None],
-        }
-    if "3" in type(pipe).__name__:
-        (empty,) = ip.encode(pipe, "", max_sequence_length=LENGTH)
-        known |= {
-            "negative_prompt_embeds": empty.embeds[None],
-            "negative_pooled_prompt_embeds": empty.pooled[None],
-        }
-    return call(pipe, **{**known, **more})
 
 
 def test_embeddings_are_the_pipelines_own(pipe):
@@ -78,7 +29,7 @@ def test_embeddings_are_the_pipelines_own(pipe):
 
 
 def test_categories_are_found_encoder_by_encoder():
-    (a,) = ip.encode(_pipeline("sd3"), TEXTS[0], max_sequence_length=LENGTH)
+    (a,) = ip.encode(shared("sd3"), TEXTS[0], max_sequence_length=LENGTH)
     clip, t5 = a.category[:77], a.category[77:]
     assert a.segments == (("clip", 77), ("t5", LENGTH))
     assert clip[0] == 0
@@ -117,7 +68,7 @@ def test_an_edit_gives_what_hand_made_embeddings_give(pipe, name):
 
 @pytest.mark.parametrize("kind", ["sd3", "dev"])
 def test_repad_gives_what_other_pad_tokens_give(kind):
-    pipe = _pipeline(kind)
+    pipe = shared(kind)
     (a,), (bang,) = (
         ip.encode(pipe, TEXTS[0], pad, max_sequence_length=LENGTH) for pad in (None, "!")
     )
@@ -144,7 +95,7 @@ def test_repad_gives_what_other_pad_tokens_give(kind):
 
 @pytest.mark.parametrize("kind", ["sd3", "dev"])
 def test_the_pooled_vector_is_edited_by_itself(kind):
-    pipe = _pipeline(kind)
+    pipe = shared(kind)
     a, b, _ = prompts(pipe)
     for patch, pooled in (
         (ip.zero("pooled"), torch.zeros_like(a.pooled)),
@@ -160,7 +111,7 @@ def test_the_pooled_vector_is_edited_by_itself(kind):
 
 @pytest.mark.parametrize("kind", ["sd3", "dev"])
 def test_an_edit_in_some_steps(kind):
-    pipe = _pipeline(kind)
+    pipe = shared(kind)
     a, b, _ = prompts(pipe)
     patch = ip.swap(ALL, donor=b, align="nearest")
 
@@ -180,7 +131,7 @@ def test_an_edit_in_some_steps(kind):
 
 
 def test_unconditional_rows_are_left_alone():
-    pipe = _pipeline("sd3")
+    pipe = shared("sd3")
     a, _, _ = prompts(pipe)
     (empty,) = ip.encode(pipe, "", max_sequence_length=LENGTH)
     zeroed = ip.zero("pad").embeds(empty)[None]
@@ -190,7 +141,7 @@ def test_unconditional_rows_are_left_alone():
 
 
 def test_the_second_call_of_true_guidance_is_unconditional():
-    pipe = _pipeline("dev")
+    pipe = shared("dev")
     a, b, _ = prompts(pipe)
     more = {"true_cfg_scale": 4.0, "negative_prompt": TEXTS[1], "steps": 3}
     hand = {
@@ -320,7 +271,7 @@ def test_a_mask_is_minus_infinity_in_the_kernel(pipe):
 
 
 def test_fused_projections_are_recorded_as_unfused_ones():
-    pipe = _pipeline("dev")
+    pipe = shared("dev")
     fused = copy.copy(pipe)
     fused.transformer = copy.deepcopy(pipe.transformer)
     fused.transformer.fuse_qkv_projections()
@@ -433,14 +384,12 @@ def test_prompts_are_kept_and_read_again(pipe):
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(patch, why):
-    with pytest.raises(ip.InterpError, match=why), patch.on(_pipeline("sd3")):
+    with pytest.raises(ip.InterpError, match=why), patch.on(shared("sd3")):
         pass
 
 
-def test_other_pipelines_and_sessions_are_refused_by_name(sdxl):
-    pipe = _pipeline("sd3")
-    with pytest.raises(ip.InterpError, match="StableDiffusion3Pipeline"):
-        ip.Session(pipe)
+def test_other_pipelines_are_refused_by_name(sdxl):
+    pipe = shared("sd3")
     with pytest.raises(ip.InterpError, match="pooled"), ip.zero("pooled").on(sdxl):
         pass
 
