@@ -69,14 +69,16 @@ def benchmark(
     )
     cases = measures.fitted(population, sd)
     cases, reference = _reference(cases)
-    log.info("detectors on %d prompts", len(cases))
-    scores = field.detectors(sd, cases, seeds, out / "scores.zarr", reference=reference)
-    rates = field.rates(scores)
-    rates.to_csv(out / "detectors.csv", index=False, float_format="%.6g")
-    plot.save(plot.detector_rates(rates), out / "figures", "detectors")
     chosen = listed.top(cases)
-    log.info("mitigations on %d prompts", len(chosen))
     with cluster(workers, scheduler, gpus) as client:
+        log.info("detectors on %d prompts", len(cases))
+        scores = field.detectors(
+            sd, cases, seeds, out / "scores.zarr", reference=reference, client=client
+        )
+        rates = field.rates(scores)
+        rates.to_csv(out / "detectors.csv", index=False, float_format="%.6g")
+        plot.save(plot.detector_rates(rates), out / "figures", "detectors")
+        log.info("mitigations on %d prompts", len(chosen))
         grid = field.mitigations(
             sd, chosen, seeds, out / "edits.zarr", measures.copy, fidelity=measures.clip,
             client=client,
