@@ -61,7 +61,7 @@ def audit(
         the caption, `nearest`, to that of any other, and `which`, the number of that pair;
         `image`; `score(detector, prompt, seed)`; and of every caption `text`, `pair` (the number of
         its first), `group` (of its image), `shown` (how often a copy of its image is in the set),
-        `identical` (how often that image itself), `copied`, `other` (shares of images), and
+        `exact` (how often that image itself), `copied`, `other` (shares of images), and
         `verdict`.
     """
     same = identical(pairs)
@@ -83,7 +83,7 @@ def audit(
             "pair": first.tolist(),
             "group": groups[first].tolist(),
             "shown": shown[first].tolist(),
-            "identical": exactly[first].tolist(),
+            "exact": exactly[first].tolist(),
         },
         settings={"descriptor": copy.provenance(), "pairs": len(pairs), "repeats_from": threshold},
         given=mine,

@@ -19,7 +19,7 @@ from interp.cli.options import (
 from interp.cli.stages import show_stages
 from interp.cli.workers import cluster, gpus_of
 
-TABLE = ("text", "shown", "identical", "copied", "other", "verdict")
+TABLE = ("text", "shown", "exact", "copied", "other", "verdict")
 
 
 def audit(

@@ -13,6 +13,7 @@ from interp import audit, benchmark, detect, report
 from interp.audit import Pair
 from interp.metrics import SSCD
 from interp.report.cases import Case
+from interp.report.measures import Measures
 from interp.report.scanned import scanned
 from interp.sweep.cluster import Source, each
 from tests.changing import adapted
@@ -91,6 +92,33 @@ def test_an_image_that_lies_there_many_times_is_described_once(client, tmp_path)
     assert found.tolist() == [[colour] * 3 for colour in colours]
     assert copy.count == len(set(colours))
     assert torch.equal(audit.described(pairs, same, copy, client), found)
+
+
+def test_an_audit_is_the_same_on_two_workers(sd, client, tmp_path):
+    """One picture lies there twice, and a darker copy of it once."""
+    measures = Measures.of("embedded")
+    pixels = np.random.default_rng(0).integers(0, 200, (8, 8, 3), np.uint8)
+    pictures = [pixels, pixels, pixels - pixels // 50, pixels[::-1] // 2]
+    pairs = []
+    for number, picture in enumerate(pictures):
+        file = tmp_path / f"{number}.png"
+        Image.fromarray(picture).resize((64, 64), Image.Resampling.NEAREST).save(file)
+        pairs.append(Pair("a goat" if number < 3 else "a cow", file))
+    here, there = (
+        audit.audit(
+            sd, pairs, 2, tmp_path / f"{which is None}.zarr", measures.copy, 0.9, client=which
+        )
+        for which in (None, client)
+    )
+    xr.testing.assert_equal(here, there)
+    assert here.text.values.tolist() == ["a goat", "a cow"]
+    assert here.shown.values.tolist() == [3, 1]
+    assert here.exact.values.tolist() == [2, 1]
+    goat = here.isel(prompt=0)
+    mine = [measures.copy(goat.image.values, pairs[n].image()) for n in (0, 2)]
+    np.testing.assert_allclose(goat.own, torch.stack(mine).amax(0), atol=1e-5)
+    other = measures.copy(goat.image.values, pairs[3].image())
+    np.testing.assert_allclose(goat.nearest, other, atol=1e-5)
 
 
 def test_tasks_are_taken_as_workers_get_free(client):
