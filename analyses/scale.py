@@ -40,7 +40,7 @@ IN_A_PROCESS = 8
 MIB = 2**20
 
 
-class Asleep:
+class Asleep(ip.Session):
     """A session whose pipeline sleeps, and returns noise."""
 
     guided = False
