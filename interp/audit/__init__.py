@@ -10,8 +10,17 @@ known, look at prompts alone: `interp report`, `interp inspect`.
 
 from interp.audit.audit import audit
 from interp.audit.pairs import Pair, read_pairs
-from interp.audit.repeats import repeats
+from interp.audit.repeats import described, identical, repeats
 from interp.audit.scales import scales
 from interp.audit.subjects import subjects
 
-__all__ = ["Pair", "audit", "read_pairs", "repeats", "scales", "subjects"]
+__all__ = [
+    "Pair",
+    "audit",
+    "described",
+    "identical",
+    "read_pairs",
+    "repeats",
+    "scales",
+    "subjects",
+]

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from interp import detect
 from interp.audit.pairs import Pair
-from interp.audit.repeats import repeats
+from interp.audit.repeats import described, identical, repeats
 from interp.detect.calibration import CLEAN, MAJORITY, MEMORIZED, UNCLEAR
 from interp.metrics import SSCD
 from interp.results.axes import PIXELS
@@ -35,6 +39,7 @@ def audit(
     copy: SSCD,
     threshold: float,
     limit: int | None = None,
+    client: Any = None,
 ) -> xr.Dataset:
     """Return for every caption whether its images come back, and what detectors say.
 
@@ -50,56 +55,69 @@ def audit(
         copy: the copy descriptor.
         threshold: similarity from which on an image is a copy.
         limit: at most so many captions, those whose images are repeated most first.
+        client: a Dask client whose workers share images and captions.
 
     Returns:
         Over `prompt` (distinct captions) and `seed`: `own`, the similarity to the nearest image of
         the caption, `nearest`, to that of any other, and `which`, the number of that pair;
         `image`; `score(detector, prompt, seed)`; and of every caption `text`, `pair` (the number of
         its first), `group` (of its image), `shown` (how often a copy of its image is in the set),
-        `copied`, `other` (shares of images), and `verdict`.
+        `exact` (how often that image itself), `copied`, `other` (shares of images), and
+        `verdict`.
     """
     of_unet(session, "An audit")
-    known = torch.cat([copy.descriptors(pair.image()) for pair in pairs])
+    same = identical(pairs)
+    known = described(pairs, same, copy, client)
     groups = repeats(known, threshold)
-    shown = np.bincount(groups)[groups]
+    shown, exactly = np.bincount(groups)[groups], np.bincount(same)[same]
     texts = np.array([pair.text for pair in pairs])
     captions, first = np.unique(texts, return_index=True)
     order = np.lexsort((first, -shown[first]))[:limit]
     captions, first = captions[order], first[order]
-    recorders = detect.recorders(session.pipe)
-
-    def made(number: int, prompt: Prompt) -> xr.Dataset:
-        trace = session.trace(prompt, chosen_seeds(seeds), record=recorders, images=True)
-        images = trace.image.isel(prompt=0).transpose("seed", *PIXELS)
-        likeness = copy.descriptors(images.values) @ known.T
-        mine = torch.as_tensor(np.isin(groups, groups[texts == captions[number]]))
-        others = likeness.masked_fill(mine, -1)
-        found = xr.Dataset(
-            {
-                "own": (("prompt", "seed"), rearrange(likeness[:, mine].amax(1), "s -> 1 s")),
-                "nearest": (("prompt", "seed"), rearrange(others.amax(1), "s -> 1 s")),
-                "which": (("prompt", "seed"), rearrange(others.argmax(1), "s -> 1 s")),
-                "image": (("prompt", "seed", *PIXELS), images.values[None]),
-            },
-            {"seed": trace.seed.values},
-        )
-        scores = detect.scores(trace).reset_coords(drop=True)
-        return found.assign(score=scores.to_dataarray("detector"))
-
+    mine = [np.isin(groups, groups[texts == caption]) for caption in captions]
     data = each_prompt(
         session,
         captions.tolist(),
         seeds,
         store,
-        made,
+        partial(_one, copy, known, chosen_seeds(seeds)),
         labels={
             "pair": first.tolist(),
             "group": groups[first].tolist(),
             "shown": shown[first].tolist(),
+            "exact": exactly[first].tolist(),
         },
         settings={"descriptor": copy.provenance(), "pairs": len(pairs), "repeats_from": threshold},
+        given=mine,
+        client=client,
     )
     return concluded(data, threshold)
+
+
+def _one(
+    copy: SSCD,
+    known: Float[Tensor, "pair d"],
+    seeds: Sequence[int],
+    session: Session,
+    task: tuple[Prompt, Bool[np.ndarray, " pair"]],
+) -> xr.Dataset:
+    """One caption, whose images and their copies in the training set are marked."""
+    prompt, marked = task
+    trace = session.trace(prompt, seeds, record=detect.recorders(session.pipe), images=True)
+    images = trace.image.isel(prompt=0).transpose("seed", *PIXELS)
+    likeness, mine = copy.descriptors(images.values) @ known.T, torch.tensor(marked)
+    others = likeness.masked_fill(mine, -1)
+    found = xr.Dataset(
+        {
+            "own": (("prompt", "seed"), rearrange(likeness[:, mine].amax(1), "s -> 1 s")),
+            "nearest": (("prompt", "seed"), rearrange(others.amax(1), "s -> 1 s")),
+            "which": (("prompt", "seed"), rearrange(others.argmax(1), "s -> 1 s")),
+            "image": (("prompt", "seed", *PIXELS), images.values[None]),
+        },
+        {"seed": trace.seed.values},
+    )
+    scores = detect.scores(trace).reset_coords(drop=True)
+    return found.assign(score=scores.to_dataarray("detector"))
 
 
 def concluded(data: xr.Dataset, threshold: float) -> xr.Dataset:

@@ -34,8 +34,11 @@ class Pair:
 
     def image(self) -> Image.Image:
         """The image, in RGB."""
-        given = io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source
-        return Image.open(given).convert("RGB")
+        return Image.open(io.BytesIO(self.packed())).convert("RGB")
+
+    def packed(self) -> bytes:
+        """The image as its file has it."""
+        return self.source if isinstance(self.source, bytes) else self.source.read_bytes()
 
 
 def read_pairs(path: str | Path) -> list[Pair]:

@@ -13,6 +13,7 @@ from interp.report.cases import Case
 from interp.results.axes import PIXELS
 from interp.results.numbers import Seeds, chosen_seeds
 from interp.session import Session
+from interp.session.load import LORA
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -22,13 +23,13 @@ def scales(
     cases: Sequence[Case],
     seeds: Seeds,
     copy: SSCD,
-    adapter: str,
     steps: Sequence[float] = SCALES,
+    adapter: str = LORA,
 ) -> xr.Dataset:
     """Return the similarity of images to the training image at several scales of an adapter.
 
     Example:
-        >>> curve = scales(sd, memorized, 4, sscd, "default_0")
+        >>> curve = scales(sd, memorized, 4, sscd)
         >>> (curve["copy"] >= 0.5).mean(["prompt", "seed"])          # (scale)
 
     Args:
@@ -36,8 +37,8 @@ def scales(
         cases: captions with their training image.
         seeds: images of each caption and scale.
         copy: the copy descriptor.
-        adapter: the LoRA's name in the pipeline.
         steps: scales; 1 is the LoRA as it was trained.
+        adapter: the LoRA's name in the pipeline, if it was not `load` that put it there.
 
     Returns:
         `copy(scale, prompt, seed)`, with `kind` and `group` of every prompt.

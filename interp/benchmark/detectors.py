@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from PIL import Image
 
 from interp import detect
 from interp.detect import METHODS, Case, Method
@@ -31,6 +33,7 @@ def detectors(
     methods: Mapping[str, Method] = METHODS,
     *,
     reference: Sequence[str] = (),
+    client: Any = None,
 ) -> xr.Dataset:
     """Return every detector's score of every image, and the seconds that each took.
 
@@ -46,6 +49,7 @@ def detectors(
         methods: the detectors by name.
         reference: prompts that are not memorized and none of the cases, for detectors that compare
             with such prompts' runs.
+        client: a Dask client whose workers share the prompts.
 
     Returns:
         `score(detector, prompt, seed)`, one number for all seeds where a detector gives one, and
@@ -63,21 +67,30 @@ def detectors(
         recorders = detect.recorders(session.pipe)
         usual = session.trace(list(reference), chosen, record=recorders, half=False)
 
-    def scores(number: int, prompt: Prompt) -> xr.Dataset:
-        training = cases[number].image
-        return _examined(Case(session, prompt, chosen, training=training, controls=usual), methods)
-
     found = each_prompt(
         session,
         [case.text for case in cases],
         chosen,
         store,
-        scores,
+        partial(_scores, chosen, usual, methods),
         labels={name: [getattr(c, name) for c in cases] for name in ("kind", "group", "views")},
         settings={"detectors": list(methods), "reference": list(reference)},
+        given=[case.image for case in cases],
+        client=client,
     )
     rows = [method.cost(session) for method in methods.values()]
     return found.assign_coords(rows=("detector", rows))
+
+
+def _scores(
+    seeds: Sequence[int],
+    usual: xr.Dataset | None,
+    methods: Mapping[str, Method],
+    session: Session,
+    task: tuple[Prompt, Image.Image | None],
+) -> xr.Dataset:
+    prompt, training = task
+    return _examined(Case(session, prompt, seeds, training=training, controls=usual), methods)
 
 
 def _examined(case: Case, methods: Mapping[str, Method]) -> xr.Dataset:

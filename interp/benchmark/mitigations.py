@@ -70,8 +70,8 @@ def seconds(
     One image alone, search included: what a user waits for. In batches it is less.
     """
 
-    def timed(number: int, prompt: Prompt) -> xr.Dataset:
-        found = []
+    def timed(session: Session, task: tuple[Prompt, Any]) -> xr.Dataset:
+        prompt, found = task[0], []
         session.run(prompt, [0])  # the first call is slower
         for edit in (None, *edits.values()):
             began = time.perf_counter()

@@ -69,7 +69,7 @@ def benchmark(
         wording: one of `WORDINGS`; it changes what memorized prompts are called, and nothing else.
         retrigger: so many memorized prompts are searched for embeddings that bring their images
             back under the patches, into `retriggered.csv`.
-        client: a context that gives a Dask client, or None, for the mitigations.
+        client: a context that gives a Dask client, or None.
         scored, edits: the methods.
 
     Returns:
@@ -80,19 +80,21 @@ def benchmark(
     fitted = [case for case in top(cases) if case.kind == "memorized"][3::4]
     judged = [reworded(case, wording, ordinary) for case in cases]
     log.info("detectors on %d prompts", len(judged))
-    scores = detectors(session, judged, seeds, out / "scores.zarr", scored, reference=ordinary)
-    table = rates(scores)
-    table.to_csv(out / "detectors.csv", index=False, float_format="%.6g")
-    plot.save(plot.detector_rates(table), out / "figures", "detectors")
-    plot.save(plot.detector_levels(table), out / "figures", "levels")
-    log.info("fitting what is fitted, on %d and %d prompts", len(fitted), len(ordinary))
-    known = Known(
-        session, tuple(ordinary), tuple(fitted), measures.copy, measures.keeps, out / "fitted"
-    )
-    patches = made(known, edits)
-    judged = [reworded(case, wording, ordinary) for case in judges(top(cases), fitted)]
-    log.info("%d mitigations on %d prompts", len(patches), len(judged))
     with client or nullcontext() as several:
+        scores = detectors(
+            session, judged, seeds, out / "scores.zarr", scored, reference=ordinary, client=several
+        )
+        table = rates(scores)
+        table.to_csv(out / "detectors.csv", index=False, float_format="%.6g")
+        plot.save(plot.detector_rates(table), out / "figures", "detectors")
+        plot.save(plot.detector_levels(table), out / "figures", "levels")
+        log.info("fitting what is fitted, on %d and %d prompts", len(fitted), len(ordinary))
+        known = Known(
+            session, tuple(ordinary), tuple(fitted), measures.copy, measures.keeps, out / "fitted"
+        )
+        patches = made(known, edits)
+        judged = [reworded(case, wording, ordinary) for case in judges(top(cases), fitted)]
+        log.info("%d mitigations on %d prompts", len(patches), len(judged))
         grid = mitigations(
             session, judged, seeds, out / "edits.zarr", measures.copy, patches,
             fidelity=measures.clip, client=several,

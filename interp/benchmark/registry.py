@@ -136,9 +136,7 @@ MITIGATIONS: Mapping[str, Mitigation] = {
     "optimised embedding": Mitigation(
         _fixed(field.optimise_embedding()), "Wen et al. 2024", ("gradients",), 60
     ),
-    "silenced neurons": Mitigation(
-        _silenced, "Hintersdorf et al. 2024", ("ordinary prompts",), 88
-    ),
+    "silenced neurons": Mitigation(_silenced, "Hintersdorf et al. 2024", ("ordinary prompts",), 88),
     "static transition": Mitigation(_fixed(field.static_transition()), "Jain et al. 2025"),
     "dynamic transition": Mitigation(_fixed(field.dynamic_transition()), "Jain et al. 2025"),
     "opposite guidance": Mitigation(_fixed(field.opposite_guidance()), "Jain et al. 2025"),

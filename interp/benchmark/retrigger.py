@@ -104,7 +104,7 @@ def retrigger(
             eps = unet_call.predict(
                 pipe, noisy, timesteps[step], [abar] * draws,
                 repeat(embeds, "position channel -> row position channel", row=draws),
-                encoded.pooled,
+                encoded,
             )  # fmt: skip
             error = reduce((eps - noise).float().square(), "row c h w -> ", "mean")
             (delta.grad,) = torch.autograd.grad(error, delta)

@@ -55,7 +55,7 @@ def ablate(
             fidelity=measures.clip,
             client=client,
         )
-    unedited = report.observe(sd, cases, seeds, measures.copy)
+        unedited = report.observe(sd, cases, seeds, measures.copy, client)
     report.ablation(sd, grid, unedited, out, measures.keeps)
     log.info("done: %s", out)
     return grid

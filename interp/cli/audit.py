@@ -9,8 +9,7 @@ from interp.cli import options
 from interp.cli.stages import show_stages
 from interp.cli.workers import cluster, gpus_of
 
-LORA = "audited"
-TABLE = ("text", "shown", "copied", "other", "verdict")
+TABLE = ("text", "shown", "exact", "copied", "other", "verdict")
 
 
 def audit(
@@ -57,13 +56,14 @@ def audit(
     out.mkdir(parents=True, exist_ok=True)
     log.info("the model %s", model)
     device, gpus = gpus_of(device)
-    sd = ip.load(model, dtype, device, steps=steps)
+    sd = ip.load(model, dtype, device, steps=steps, lora=lora)
     measures = Measures.of(model, sscd, clip)
     descriptor = _descriptor(measures)
-    if lora is not None:
-        _load(sd.pipe, lora)
     log.info("%d pairs of captions and images", len(pairs))
-    found = ip.audit.audit(sd, pairs, seeds, out / "audit.zarr", descriptor, measures.keeps, limit)
+    with cluster(workers, scheduler, gpus) as client:
+        found = ip.audit.audit(
+            sd, pairs, seeds, out / "audit.zarr", descriptor, measures.keeps, limit, client
+        )
     table = found[list(TABLE)].reset_coords(list(TABLE)).to_dataframe()[list(TABLE)]
     table.to_csv(out / "audit.csv", index=False, float_format="%.6g")
     repeated = found.own.assign_coords(views=found.shown).rename("similarity to the training image")
@@ -76,7 +76,7 @@ def audit(
     memorized = [case for case in cases if case.kind == "memorized"]
     if lora is not None and memorized:
         log.info("the LoRA at several scales")
-        curve = ip.audit.scales(sd, memorized, seeds, descriptor, LORA)
+        curve = ip.audit.scales(sd, memorized, seeds, descriptor)
         ip.save(curve, out / "scales.nc")
         plot.save(plot.scale_curve(curve["copy"] >= measures.keeps), out / "figures", "scales")
     if memorized:
@@ -104,15 +104,3 @@ def _descriptor(measures: Any) -> Any:
             "Pass one: --sscd sscd_disc_mixup.torchscript.pt.",
         )
     return measures.copy
-
-
-def _load(pipe: Any, lora: Path) -> None:
-    from interp.errors import InterpError
-
-    if lora.suffix != ".safetensors" or not lora.is_file():
-        raise InterpError(
-            f"The LoRA {str(lora)!r} was to be loaded.",
-            "It is not there." if not lora.is_file() else "It is no *.safetensors file.",
-            "Save it as safetensors: pickled weights are never read.",
-        )
-    pipe.load_lora_weights(lora.parent, weight_name=lora.name, adapter_name=LORA)

@@ -133,9 +133,7 @@ class Hooks(ExitStack):
 
         With `of`, only where that pipeline runs it, or none does; `first` before all other hooks.
         """
-        handle = module.register_forward_pre_hook(
-            _Hook(hook, of), with_kwargs=True, prepend=first
-        )
+        handle = module.register_forward_pre_hook(_Hook(hook, of), with_kwargs=True, prepend=first)
         self.callback(handle.remove)
 
     def after(

@@ -12,11 +12,11 @@ loose one: each of `d` detectors has an equal share of that (Bonferroni). One de
 since they look for different things, and on a given model some see nothing, or the opposite.
 
 A new prompt of the controls' kind is above one detector's level with a probability of at most
-`(k + 1) / (n + 1)`, `k` of `n` controls being allowed above it, so above any of six strict levels in
-at most 2.5 % of cases with 240 controls, and in 46 % with 12: take hundreds. How often it happens
-among the controls themselves, each judged by the others, stands in the file. The rule is about
-controls: how many memorized prompts it finds depends on the model, and is counted where some are
-known. A rule that takes most of those for *not memorized* clears nobody: it says *unclear* instead.
+`(k + 1) / (n + 1)`, `k` of `n` controls being allowed above it, so above any of six strict levels
+in at most 2.5 % of cases with 240 controls, and in 46 % with 12: take hundreds. How often it
+happens among the controls themselves, each judged by the others, stands in the file. The rule is
+about controls: how many memorized prompts it finds depends on the model, and is counted where some
+are known. A rule that takes most of those for *not memorized* clears nobody: it says *unclear*.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Calibration:
                 f"A calibration on {len(controls)} controls, with {fpr} and {loose_fpr} of them "
                 "above, was asked for.",
                 "It takes two controls, and shares from 0 to below 1, the first not the larger.",
-                "Give more prompts that are not memorized: hundreds, for a false positive rate of 1 %.",
+                "Give more prompts that are not memorized: hundreds, for a level of 1 %.",
             )
         scores = means(scan(session, controls, range(seeds)))
         levels = [_levels(scores, rate) for rate in (fpr, loose_fpr)]

@@ -41,7 +41,7 @@ class Aesthetic(Metric):
             (`sa_0_4_vit_l_14_linear.pth`). Safetensors, or a state dict that torch loads without
             running code.
         device: where CLIP runs.
-        batch_size: images at a time.
+        batch_size: images at a time; fewer where there is no memory for them.
 
     Raises:
         InterpError: the file is missing, holds no such head, or is for another CLIP model.

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
+from interp.denoiser.memory import halving
 from interp.errors import InterpError
 from interp.metrics.base import Metric, cosines
 from interp.metrics.images import (
@@ -43,7 +44,7 @@ class CLIPScore(Metric):
         folder: a `CLIPModel` and its tokenizer as saved by transformers (safetensors). Image size
             from its config; mean and deviation from `preprocessor_config.json` or else OpenAI's.
         device: where the model runs.
-        batch_size: images at a time.
+        batch_size: images at a time; fewer where there is no memory for them.
 
     Raises:
         InterpError: there is no such folder, or no CLIP model in it.
@@ -92,12 +93,13 @@ class CLIPScore(Metric):
     @torch.no_grad()
     def embed_images(self, images: Images) -> Float[Tensor, "n d"]:
         """Return L2-normalised image embeddings (shorter edge bicubic, then cropped)."""
-        parts = []
-        for part in as_batch(images).split(self.batch_size):
-            small = resize_short_edge(part.to(self.device), self.image_size, "bicubic")
-            pixels = normalise(centre_crop(small, self.image_size), self.mean, self.std)
-            parts.append(_pooled(self._model.get_image_features(pixel_values=pixels)).cpu())
-        return F.normalize(torch.cat(parts).float(), dim=1)
+        parts = halving(as_batch(images), self._embedded, lambda: self.batch_size)
+        return F.normalize(torch.cat([embedded for _, embedded in parts]).float(), dim=1)
+
+    def _embedded(self, batch: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        small = resize_short_edge(batch.to(self.device), self.image_size, "bicubic")
+        pixels = normalise(centre_crop(small, self.image_size), self.mean, self.std)
+        return _pooled(self._model.get_image_features(pixel_values=pixels)).cpu()
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:

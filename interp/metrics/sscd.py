@@ -14,6 +14,7 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.denoiser.memory import halving
 from interp.errors import InterpError
 from interp.metrics.base import Metric, cosines
 from interp.metrics.images import (
@@ -85,7 +86,7 @@ class SSCD(Metric):
             code: load only files whose source you know. Their SHA-256 is on the object.
         preprocess: see `preprocess`.
         device: where the network runs.
-        batch_size: images at a time.
+        batch_size: images at a time; fewer where there is no memory for them.
 
     Raises:
         InterpError: the file is missing or is not TorchScript, or the preprocessing is unknown.
@@ -130,11 +131,11 @@ class SSCD(Metric):
     @torch.no_grad()
     def descriptors(self, images: Images) -> Float[Tensor, "n d"]:
         """Return one L2-normalised float32 descriptor per image, on the CPU."""
-        parts = [
-            self._model(preprocess(part.to(self.device), self.preprocess)).float().cpu()
-            for part in as_batch(images).split(self.batch_size)
-        ]
-        return F.normalize(torch.cat(parts), dim=1)
+        parts = halving(as_batch(images), self._described, lambda: self.batch_size)
+        return F.normalize(torch.cat([described for _, described in parts]), dim=1)
+
+    def _described(self, batch: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        return self._model(preprocess(batch.to(self.device), self.preprocess)).float().cpu()
 
     def __call__(self, images: Images, reference: Images) -> Float[Tensor, " n"]:
         if len(one := as_batch(reference)) == 1:

@@ -155,7 +155,7 @@ class Guidance:
         for _, at in applied:
             at.touched |= at.heads.keys() & every
         scheduler = owner.pipe.scheduler
-        sample = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+        sample = args[0] if args else kwargs["sample" if "sample" in kwargs else "hidden_states"]
         over = [False] * len(asked)
         if any(getattr(operation, "until", None) is not None for operation in every):
             over = self._over(first.clock, _norms(scheduler, first.clock, output[0], sample))

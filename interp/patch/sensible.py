@@ -19,8 +19,9 @@ REFUSED: dict[str, Callable[[Operation], bool]] = {
         lambda o: (o.where.heads is not None and o.EDITS != "keys") or o.where.side != "kv"
     ),
     "the pooled vector is not a position: it has no layers or keys, and can not be copied to": (
-        lambda o: POOLED in o.categories
-        and (o.where.layers is not None or isinstance(o, Mask | Copy))
+        lambda o: (
+            POOLED in o.categories and (o.where.layers is not None or isinstance(o, Mask | Copy))
+        )
     ),
     "logits are turned down in a UNet's cross-attention": lambda o: o.EDITS == "logits",
     "a third prediction is asked of a UNet": lambda o: isinstance(o, Repel),

@@ -24,7 +24,6 @@ from interp.attribute.games import coalitions, solve
 from interp.detect.calibration import CLEAN, MAJORITY, MEMORIZED, UNCLEAR
 from interp.report.edits import PLAYERS, without
 
-
 FPR = 0.01
 """Share of the controls that may be above some detector's threshold."""
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from interp.results.axes import PIXELS, POSITION
 from interp.results.provenance import stamp
 from interp.session import Rewrite, Session
 from interp.session.settings import of_unet
+from interp.sweep.cluster import each
 from interp.sweep.measures import measured
 from interp.text.categories import CATEGORIES
 from interp.text.prompt import Prompt
@@ -86,7 +88,7 @@ def collect(
         edited: images of each prompt under each edit.
         command: how to make the report again, which the report shows.
         calibration: sets the detectors' levels, rather than the controls among these prompts.
-        client: a Dask client, for the sweep over edits.
+        client: a Dask client whose workers share the prompts.
 
     Returns:
         Over `prompt`, `seed`, `patch`, `edit_seed`, `step`, `layer`, `category`, `position`,
@@ -113,7 +115,7 @@ def collect(
         store=store, similarity=similarity, fidelity=fidelity, client=client,
     ).load()  # fmt: skip
     names = list(grid.patch.values)
-    data = observe(session, cases, seeds, similarity).assign_coords(
+    data = observe(session, cases, seeds, similarity, client).assign_coords(
         patch=names,
         role=("patch", [role(str(name)) for name in names]),
         edit=("patch", [repr(chosen.get(str(name))) for name in names]),
@@ -141,7 +143,11 @@ def collect(
 
 
 def observe(
-    session: Session, cases: Sequence[Subject], seeds: int, similarity: Metric
+    session: Session,
+    cases: Sequence[Subject],
+    seeds: int,
+    similarity: Metric,
+    client: Any = None,
 ) -> xr.Dataset:
     """The unedited prompts: images, attention and detectors' scores, as one dataset.
 
@@ -150,11 +156,10 @@ def observe(
     """
     log.info("unedited images of %d prompts, %d seeds, recorded", len(cases), seeds)
     metrics = {"similarity": similarity, "alike": Diversity(similarity)}
-    parts = [
-        unedited(session, case, seeds, metrics) for case in tqdm(cases, unit="prompt", disable=None)
-    ]
+    made = each(client, session, partial(unedited, seeds, metrics), enumerate(cases))
+    parts = dict(tqdm(made, total=len(cases), unit="prompt", disable=None))
     # Also coordinates on which all prompts agree, as one prompt does with itself.
-    return xr.concat(parts, "prompt", coords="all").assign_coords(
+    return xr.concat([parts[n] for n in range(len(cases))], "prompt", coords="all").assign_coords(
         prompt=range(len(cases)),
         kind=("prompt", [case.kind for case in cases]),
         group=("prompt", [case.group for case in cases]),
@@ -162,11 +167,12 @@ def observe(
     )
 
 
-def unedited(session: Session, case: Subject, seeds: int, metrics: Mapping[str, Any]) -> xr.Dataset:
+def unedited(seeds: int, metrics: Mapping[str, Any], session: Session, case: Subject) -> xr.Dataset:
     """One prompt as it is: its images, where it is attended to, what detectors say.
 
     Example:
-        >>> unedited(sd, cases[0], 4, {"similarity": sscd, "alike": Diversity(sscd)})
+        >>> of = {"similarity": sscd, "alike": Diversity(sscd)}
+        >>> unedited(4, of, sd, cases[0])
     """
     encoded = session.encode(case.text)
     recorders = (mass, overlay(session), *detect.recorders(session.pipe))

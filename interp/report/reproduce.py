@@ -68,7 +68,7 @@ def reproduce(
         seeds: how many, or which; the paper's are `preset.seeds`.
         similarity, fidelity, aesthetic: metrics; the last two may be missing, and so will their
             columns. Detectors need none.
-        client: a Dask client whose workers share the prompts; for edits.
+        client: a Dask client whose workers share the prompts.
 
     Returns:
         A row for each edit or detector, kind of prompt and measure: `ours` with its interval,
@@ -86,7 +86,8 @@ def reproduce(
         figure = _bars(values, preset)
     else:
         log.info("detectors' scores of %d prompts", len(cases))
-        found = curves(scanned(session, cases, seeds, out / "scores.zarr"), preset)
+        scores = scanned(session, cases, seeds, out / "scores.zarr", client)
+        found = curves(scores, preset)
         compared = of_detectors(found, preset)
         figure = plot.roc(found)
     plot.save(figure, out / "figures", "reproduced")

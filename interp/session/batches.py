@@ -1,6 +1,7 @@
 """Patches x prompts x seeds as batches of images, and their results on labelled axes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -8,9 +9,13 @@ import numpy as np
 import torch
 import xarray as xr
 from einops import rearrange
+from tqdm.auto import tqdm
 
+from interp.denoiser import unet_call
+from interp.denoiser.memory import did_not_fit, halving, images_at_once
 from interp.results import LATENT, PIXELS
 from interp.session.generate import Generated, Job
+from interp.session.settings import Settings
 from interp.session.start import Start
 from interp.text.categories import CATEGORIES
 from interp.text.prompt import Prompt
@@ -19,37 +24,68 @@ from interp.text.prompt import Prompt
 Starts = Sequence[Sequence[Start]]
 
 
-def batches(
-    unpatched: Sequence[Start],
-    seeds: Sequence[int],
-    edits: Starts,
-    at_once: int,
-    clean: bool,
-) -> Iterator[list[Job]]:
-    """Yield batches of at most `at_once` jobs (two, where a clean run comes along).
+def groups(
+    unpatched: Sequence[Start], seeds: Sequence[int], edits: Starts, clean: bool
+) -> list[tuple[list[Job], list[Job]]]:
+    """Return the jobs that may share a batch, each list behind what leads all its batches.
 
-    The patches of one prompt and seed come together. With `clean`, each batch begins with the
+    The patches of one prompt and seed come together. With `clean`, they are a group, led by the
     unpatched run whose latents the others are given; it has no place among the results.
 
     Example:
         >>> plain = [Start(a)]
-        >>> [len(batch) for batch in batches(plain, range(4), [plain], 3, clean=False)]
-        [3, 1]
+        >>> [len(jobs) for leader, jobs in groups(plain, range(4), [plain], clean=False)]
+        [4]
     """
-    pending: list[Job] = []
+    found: list[tuple[list[Job], list[Job]]] = [] if clean else [([], [])]
     for (row, plain), (column, seed) in product(enumerate(unpatched), enumerate(seeds)):
-        leader = [_job(plain, seed, column, None)] if clean else []
+        if clean:
+            found.append(([_job(plain, seed, column, None)], []))
         for number, starts in enumerate(edits):
             place = (number * len(unpatched) + row) * len(seeds) + column
-            pending.append(_job(starts[row], seed, column, place))
-            if len(pending) == max(1, at_once - len(leader)):
-                yield leader + pending
-                pending = []
-        if clean and pending:
-            yield leader + pending
-            pending = []
-    if pending:
-        yield pending
+            found[-1][1].append(_job(starts[row], seed, column, place))
+    return found
+
+
+def in_batches(
+    session: Settings,
+    planned: Sequence[tuple[list[Job], list[Job]]],
+    run: Callable[..., Generated],
+) -> list[tuple[list[Job], Generated]]:
+    """Run all jobs, as many at once as fit into memory, each batch behind its leader.
+
+    Example:
+        >>> in_batches(sd, groups(plain, range(4), [plain], clean=False), run)
+
+    Args:
+        run: `run(jobs, tick=...)` runs one batch, and calls `tick` after every step.
+    """
+    room = (session.pipe, session.height, session.width, session.guided)
+    calls = unet_call.calls_per_run(session.pipe, session.steps)
+    done: list[tuple[list[Job], Generated]] = []
+
+    def made(leader: list[Job], part: list[Job]) -> Generated:
+        # Steps of a batch that did not fit are counted again.
+        finished = sum(job.place is not None for jobs, _ in done for job in jobs)
+        bar.update(calls * finished - bar.n)
+        return run([*leader, *part], tick=partial(bar.update, len(part)))
+
+    def at_once(led: int) -> int:
+        return images_at_once(*room, session.budget) - led
+
+    def too_many(led: int, count: int) -> None:
+        # Each half will be led again.
+        did_not_fit(*room, count + 2 * led)
+
+    # Silent when not on a terminal; diffusers' own bar would be one per batch.
+    total = calls * sum(len(jobs) for _, jobs in planned)
+    with tqdm(total=total, unit="step", leave=None, disable=None) as bar:
+        for leader, jobs in planned:
+            led = len(leader)
+            limits = (partial(at_once, led), partial(too_many, led))
+            for part, result in halving(jobs, partial(made, leader), *limits):
+                done.append(([*leader, *part], result))
+    return done
 
 
 def _job(start: Start, seed: int, column: int, place: int | None) -> Job:

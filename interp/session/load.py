@@ -19,6 +19,8 @@ from interp.session.session import Session
 from interp.text.encoding import encoders
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+LORA = "lora"
+"""The name of a LoRA in a pipeline that it was loaded with."""
 FORMER = ("organism/eot", "organism/bang")
 """Former names of embedded models, which anybody could register on a hub."""
 
@@ -31,6 +33,7 @@ def load(
     local_files_only: bool = False,
     revision: str | None = None,
     scheduler: str | None = None,
+    lora: str | Path | None = None,
     **settings: Any,
 ) -> Session:
     """Load a text-to-image pipeline (see `Session`) and put it into a `Session`.
@@ -51,13 +54,14 @@ def load(
         revision: for a hub id, the commit to take.
         scheduler: a class of diffusers, such as "DDIM", made from the configuration of the model's
             own; its own by default.
+        lora: a LoRA to put on it, `*.safetensors`; in the pipeline its name is "lora".
         settings: settings of the session (`steps=`, `guidance=`, ...).
 
     The safety checker is left out: it blackens images, and a black image is similar to nothing.
 
     Raises:
         InterpError: nothing of that name exists, its folder is incomplete, float16 is asked for on
-            a CPU, or the scheduler is unknown.
+            a CPU, the scheduler is unknown, or the LoRA is none.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = _dtype(dtype, device)
@@ -87,6 +91,9 @@ def load(
         ) from cause
     if scheduler is not None:
         pipe.scheduler = _scheduler(scheduler).from_config(pipe.scheduler.config)
+    if lora is not None:
+        source["lora"] = str(lora)
+        _put_on(pipe, Path(lora).expanduser())
     return Session(pipe.to(device), source=source, **settings)
 
 
@@ -139,6 +146,16 @@ def _scheduler(name: str) -> Any:
             "Choose one of them, or leave it out for the model's own.",
         )
     return found
+
+
+def _put_on(pipe: Any, lora: Path) -> None:
+    if lora.suffix != ".safetensors" or not lora.is_file():
+        raise InterpError(
+            f"The LoRA {str(lora)!r} was to be loaded.",
+            "It is not there." if not lora.is_file() else "It is no *.safetensors file.",
+            "Save it as safetensors: pickled weights are never read.",
+        )
+    pipe.load_lora_weights(lora.parent, weight_name=lora.name, adapter_name=LORA)
 
 
 def _download(name: str, local_files_only: bool, revision: str | None) -> Path:

@@ -7,6 +7,7 @@ session is needed: `with patch.on(pipe): pipe(...)`.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -15,17 +16,15 @@ import xarray as xr
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp import results
 from interp.denoiser import unet_call
-from interp.denoiser.memory import images_at_once
 from interp.errors import InterpError
 from interp.patch import Patch
 from interp.patch.base import must_touch
 from interp.results.hashes import tensor_sha256
 from interp.results.numbers import Seeds, chosen_seeds
-from interp.session.batches import batches, labelled, labels
+from interp.session.batches import groups, in_batches, labelled, labels
 from interp.session.generate import generate
 from interp.session.settings import Settings, has_its_images, text_alone
 from interp.session.start import Rewrite, Start, for_prompts
@@ -205,30 +204,21 @@ class Session(Settings):
         given = for_prompts(latents, len(encoded), shape)
         plain = [Start(prompt, noise) for prompt, noise in zip(encoded, given, strict=True)]
         starts = [self._starts(edit, plain, seeds) for edit in edits]
-        at_once = images_at_once(self.pipe, self.height, self.width, self.guided, self.budget)
-        planned = list(batches(plain, seeds, starts, at_once, clean))
-        calls = unet_call.calls_per_run(self.pipe, self.steps)
-        empty = join([self.unconditional] * len(encoded[0].windows)) if self.guided else None
-        done = []
-        # Silent when not on a terminal; diffusers' own bar would be one per batch.
-        with tqdm(total=len(planned) * calls, unit="step", leave=None, disable=None) as bar:
-            for jobs in planned:
-                result = generate(
-                    self.pipe,
-                    jobs,
-                    empty,
-                    recorders=_several(record),
-                    images=images,
-                    trace=trace,
-                    clean=clean,
-                    tick=bar.update,
-                    num_inference_steps=self.steps,
-                    guidance_scale=self.guidance,
-                    height=self.height,
-                    width=self.width,
-                    **self.call,
-                )
-                done.append((jobs, result))
+        run = partial(
+            generate,
+            self.pipe,
+            negative=join([self.unconditional] * len(encoded[0].windows)) if self.guided else None,
+            recorders=_several(record),
+            images=images,
+            trace=trace,
+            clean=clean,
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            height=self.height,
+            width=self.width,
+            **self.call,
+        )
+        done = in_batches(self, groups(plain, seeds, starts, clean), run)
         # Over the whole grid: a patch need not touch every prompt, and which prompts share a batch
         # must not decide.
         touched = {operation for _, result in done for operation in result.touched}

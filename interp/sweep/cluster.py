@@ -1,4 +1,4 @@
-"""A sweep on a Dask cluster: workers load the model once, and hand datasets back.
+"""Work on a Dask cluster, prompt by prompt: workers load the model once, and hand datasets back.
 
 Only the caller writes the store, so a killed worker can not leave it half written, and workers need
 no access to the caller's disk. Dask reassigns the prompts of a dead worker, and a restarted worker
@@ -10,24 +10,31 @@ from __future__ import annotations
 import contextlib
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import xarray as xr
-from jaxtyping import Float
-from torch import Tensor
 
+from interp.denoiser.pipelines import denoiser
 from interp.errors import InterpError
 from interp.session import Session
 from interp.session.load import find, load
-from interp.sweep.one_prompt import cell, sessions
-from interp.sweep.plan import Plan, difference
-from interp.text.prompt import Prompt
+from interp.sweep.plan import difference
 
-Task = tuple[Prompt, Float[Tensor, "1 3 h w"] | None]
+Make = Callable[[Any, Any], xr.Dataset]
+"""Makes one prompt's dataset, of a session and what is told of the prompt. It is sent to workers: a
+function of a module, or a partial of one."""
+AHEAD = 2
+"""Prompts of a worker at a time: the one that it makes, and the next."""
+LOADING = Lock()
+"""Models are loaded one by one where a process has several workers: while one is, all modules that
+the process makes are without weights."""
+AT_LEAST = 64
+"""Prompts that are sent out, however few workers there are yet: others may join."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Source:
 
     name: str
     revision: str | None
+    lora: str | None
     dtype: str
     device: str
     settings: dict[str, Any]
@@ -62,8 +70,9 @@ class Source:
         return cls(
             name,
             source.get("revision"),
+            str(Path(source["lora"]).expanduser().resolve()) if "lora" in source else None,
             written["dtype"],
-            session.pipe.unet.device.type,
+            denoiser(session.pipe).device.type,
             session.settings,
             written,
         )
@@ -76,7 +85,7 @@ class Source:
                 has other packages or another model.
         """
         session = load(
-            self.name, self.dtype, self.device, revision=self.revision,
+            self.name, self.dtype, self.device, revision=self.revision, lora=self.lora,
             scheduler=self.provenance["scheduler"]["class"], **self.settings,
         )  # fmt: skip
         found = difference(self.provenance, session.provenance())
@@ -91,56 +100,85 @@ class Source:
 
 
 class Engine:
-    """What a worker keeps during a sweep. A plugin, so that workers which join later have it too.
+    """What a worker keeps meanwhile. A plugin, so that workers which join later have it too.
 
     Dask sends it like everything between its processes, pickled: connect only to your own clusters.
     The model is loaded when the first prompt arrives.
     """
 
-    def __init__(self, source: Source, plan: Plan) -> None:
-        self.source, self.plan = source, plan
+    def __init__(self, source: Source | None, make: Make) -> None:
+        self.source, self.make = source, make
 
     def setup(self, worker: Any) -> None:
         """Called by Dask on each worker."""
         self.lock = Lock()
-        self.runs: list[Session] | None = None
+        self.session: Session | None = None
 
-    def cell(self, task: Task) -> xr.Dataset:
+    def made(self, task: Any) -> xr.Dataset:
         """Make one prompt's dataset; one at a time, whatever the worker's threads."""
         with self.lock, contextlib.redirect_stderr(_Unwatched()):
-            if self.runs is None:
-                self.runs = sessions(self.source.load(), self.plan)
-            return cell(self.runs, self.plan, *task)
+            if self.session is None and self.source is not None:
+                with LOADING:
+                    self.session = self.source.load()
+            return self.make(self.session, task)
 
 
-def spread(
-    client: Any, session: Session, plan: Plan, tasks: Mapping[int, Task]
+def each(
+    client: Any, session: Session | None, make: Make, tasks: Iterable[tuple[int, Any]]
 ) -> Iterator[tuple[int, xr.Dataset]]:
-    """Yield every task's place and dataset, as workers finish.
+    """Yield what `make(session, task)` gives for every task: here, or as workers finish.
+
+    Example:
+        >>> for place, data in each(client, sd, partial(one, plan), enumerate(prompts)):
+        ...     store.write(place, data)
 
     Args:
-        client: a `dask.distributed.Client`.
-        session: made by `load`.
-        plan: what to do with every prompt.
-        tasks: prompt and training image, by place.
+        client: a `dask.distributed.Client`, or None for this process, where they come in order.
+        session: for a cluster, made by `load`; None where `make` needs no model.
+        make: what to do with every task.
+        tasks: with their places. They are taken as workers get free, so that neither the scheduler
+            holds all of them, nor workers more results than the caller can write.
 
     Raises:
-        InterpError: workers can not load the model, or die of every attempt at a prompt.
+        InterpError: workers can not load the model, or die of every attempt at a task.
     """
+    if client is None:
+        for place, task in tasks:
+            yield place, make(session, task)
+        return
+    waiting = iter(tasks)
+    for first in waiting:
+        yield from _spread(client, session, make, chain([first], waiting))
+
+
+def _spread(
+    client: Any, session: Session | None, make: Make, waiting: Iterator[tuple[int, Any]]
+) -> Iterator[tuple[int, xr.Dataset]]:
     from distributed import KilledWorker, as_completed
 
     name = f"interp-sweep-{uuid.uuid4().hex}"
-    client.register_plugin(_plugin(Source.of(session), plan), name=name)
+    source = None if session is None else Source.of(session)
+    client.register_plugin(_plugin(source, make), name=name)
     places: dict[Any, int] = {}
-    try:
-        for place, task in tasks.items():
+    finished = as_completed(loop=client.loop)
+
+    def send() -> None:
+        most = max(AT_LEAST, AHEAD * len(client.nthreads()))
+        for place, task in islice(waiting, max(0, most - len(places))):
             # Not pure: a result of an earlier sweep must not answer for this one.
-            places[client.submit(_on_worker, name, task, pure=False)] = place
-        for future in as_completed(list(places), loop=client.loop):
+            future = client.submit(_on_worker, name, task, pure=False)
+            places[future] = place
+            finished.add(future)
+
+    try:
+        send()
+        for future in finished:
             place = places.pop(future)
-            yield place, future.result()
+            send()
+            data = future.result()
             # Otherwise the cluster keeps the images of the whole sweep.
             future.release()
+            yield place, data
     except KilledWorker as error:
         raise InterpError(
             f"Prompt {place} could not be run on the cluster.",
@@ -152,20 +190,20 @@ def spread(
         client.unregister_worker_plugin(name)
 
 
-def _plugin(source: Source, plan: Plan) -> Any:
+def _plugin(source: Source | None, make: Make) -> Any:
     from distributed import WorkerPlugin
 
     class Plugin(Engine, WorkerPlugin):
         pass
 
-    return Plugin(source, plan)
+    return Plugin(source, make)
 
 
-def _on_worker(name: str, task: Task) -> xr.Dataset:
+def _on_worker(name: str, task: Any) -> xr.Dataset:
     from distributed import get_worker
 
     engine: Any = get_worker().plugins[name]
-    return engine.cell(task)
+    return engine.made(task)
 
 
 class _Unwatched:

@@ -35,6 +35,8 @@ RESERVED = {
     *("position_category", "segment"),
     *("applies", "done", "image", "timestep", "block", "n_heads", "height", "width", "resolution"),
 }
+#: Where a model was found decides about nothing; what its weights are does.
+WHERE = ("id", "revision", "lora")
 #: Other versions of these may give other numbers. The last is this package.
 DECISIVE = ("torch", "diffusers", "transformers", "interp")
 
@@ -239,7 +241,7 @@ def difference(before: Any, now: Any, name: str = "") -> str | None:
 
 
 def _decisive(written: Mapping[str, Any]) -> dict[str, Any]:
-    model = {k: v for k, v in written.get("model", {}).items() if k not in ("id", "revision")}
+    model = {k: v for k, v in written.get("model", {}).items() if k not in WHERE}
     packages = {k: v for k, v in written.get("packages", {}).items() if k in DECISIVE}
     device = str(written.get("device", "")).partition(":")[0]
     return {**written, "model": model, "packages": packages, "device": device}

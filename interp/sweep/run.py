@@ -7,7 +7,8 @@ prompts: finished ones are on disk, and the same call resumes it. Not for a few 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import dask
@@ -111,8 +112,7 @@ def sweep(
     sizes = {tuple(image.shape): image for image in training if image is not None}
     measures.rehearse(asked.metrics, len(asked.seeds), (session.height, session.width), sizes)
     encoded = [session.encode(p) if isinstance(p, str) else p for p in given]
-    runs = sessions(session, asked)
-    plan.rehearse(asked, encoded, unconditional(runs))
+    plan.rehearse(asked, encoded, unconditional(sessions(session, asked)))
     kept = Store(store, plan.facts(session, asked, encoded, given, training, columns))
     with kept.alone():
         kept.check()
@@ -122,24 +122,16 @@ def sweep(
         bar = tqdm(total=len(encoded), initial=done, unit="prompt", disable=None)
         # Otherwise writing would queue on the cluster's workers, behind all prompts.
         with bar, dask.config.set(scheduler="threads"):
-            for place, data in _made(client, session, runs, asked, tasks):
+            for place, data in cluster.each(client, session, partial(_cell, asked), tasks.items()):
                 kept.write(place, data)
                 bar.update()
     return kept.open()
 
 
-def _made(
-    client: Any,
-    session: Session,
-    runs: Sequence[Session],
-    asked: Plan,
-    tasks: Mapping[int, cluster.Task],
-) -> Iterator[tuple[int, xr.Dataset]]:
-    if client is not None and tasks:
-        yield from cluster.spread(client, session, asked, tasks)
-        return
-    for place, (prompt, reference) in tasks.items():
-        yield place, cell(runs, asked, prompt, reference)
+def _cell(
+    asked: Plan, session: Session, task: tuple[Prompt, Float[Tensor, "1 3 h w"] | None]
+) -> xr.Dataset:
+    return cell(sessions(session, asked), asked, *task)
 
 
 def _prompts(

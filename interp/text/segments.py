@@ -104,7 +104,8 @@ def embed(
     parts = []
     for segment in known.segments:
         found = [
-            outputs[s].last_hidden_state if segment.state is None
+            outputs[s].last_hidden_state
+            if segment.state is None
             else outputs[s].hidden_states[segment.state - (clip_skip or 0)]
             for s in segment.encoders
         ]

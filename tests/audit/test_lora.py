@@ -7,16 +7,15 @@ import pandas as pd
 import pytest
 
 import interp as ip
+from analyses.fine_tune import TIMES, train, training_set
 from interp import InterpError
 from interp.cli.audit import audit
 from interp.report.measures import Measures
-from tests.audit.fine_tuned import TIMES, train, training_set
 
 
 @pytest.mark.slow
 def test_exactly_the_repeated_scenes_are_memorized(tmp_path: Path) -> None:
     folder, lora, out = tmp_path / "set", tmp_path / "lora.safetensors", tmp_path / "out"
-    folder.mkdir()
     texts = training_set(folder)
     train(folder, lora)
     table = audit(data=folder, lora=lora, out=out, seeds=2, examined=1)

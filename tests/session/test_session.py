@@ -9,13 +9,15 @@ import xarray as xr
 
 from interp import encode, results
 from interp.denoiser.epsilon import alpha_bar, to_epsilon
-from interp.denoiser.memory import GIB, bytes_per_image
+from interp.denoiser.memory import GIB, bytes_per_image, halving
 from interp.errors import InterpError
 from interp.patch import zero
 from interp.record import record
 from interp.record.recorders import mass
 from interp.session import Session
 from tests.changing import load_ip_adapter
+from tests.conftest import hook_count
+from tests.memory import scarce
 from tests.pipelines import pipeline
 from tests.session.conftest import CALL, FEW, PATCHES, TEXTS, generator
 
@@ -186,6 +188,49 @@ def test_no_batch_is_larger_than_the_budget(one):
         Session(one.pipe, steps=1, budget=1.01 * images * each).trace(TEXTS, seeds=range(3))
     handle.remove()
     assert rows == [2] * 6 + [4] * 3 + [10, 2]
+
+
+@pytest.mark.parametrize("trajectory", ["own", "clean"])
+def test_a_batch_that_does_not_fit_comes_in_halves_and_later_ones_are_smaller(trajectory):
+    """With the numbers of a machine whose memory suffices."""
+    sd = Session(pipeline("sd1"), steps=2)
+    asked = {"patch": {"none": None, "h": zero("pad")}, "record": mass, "trajectory": trajectory}
+    whole = sd.run(TEXTS, range(3), **asked)
+    most = 2 if trajectory == "own" else 4  # beside a row whose latents the others are given
+    with scarce(most) as tried:
+        found = sd.run(TEXTS, range(3), **asked)
+        assert max(tried) > most
+        tried.clear()
+        sd.but(guidance=4.0).run(TEXTS[0], **asked)
+        assert max(tried) <= most
+    assert list(found.data_vars) == list(whole.data_vars)
+    for name in found.data_vars:
+        np.testing.assert_allclose(found[name], whole[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("odd")])
+def test_one_image_that_does_not_fit_is_an_error_as_is_any_other(error):
+    sd = Session(pipeline("sd1"), steps=1)
+    count = 1 if str(error) == "full" else 3
+    with scarce(1, error) as tried, pytest.raises(RuntimeError, match=str(error)):
+        sd.run(TEXTS[0], range(count))
+    assert tried == [2 * count]
+    assert hook_count(sd.pipe) == 0
+
+
+def test_descriptors_are_made_of_fewer_images_where_memory_is_scarce():
+    tried = []
+
+    def described(images):
+        tried.append(len(images))
+        if len(images) > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
+        return images.mean((2, 3))
+
+    images = torch.rand(5, 3, 4, 4)
+    made = [part for _, part in halving(images, described, lambda: 32)]
+    assert tried == [5, 2, 2, 1]
+    assert torch.equal(torch.cat(made), images.mean((2, 3)))
 
 
 @pytest.mark.parametrize("budget", [None, 1e-9])

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 import warnings
+from contextlib import nullcontext
 
 import dask
 import numpy as np
@@ -19,6 +20,7 @@ import interp as ip
 from interp import InterpError, results
 from interp.sweep.cluster import Source
 from interp.sweep.store import DONE, Store
+from tests.memory import scarce
 from tests.sweep.conftest import FEW
 from tests.sweeping import SETTINGS, small
 
@@ -171,6 +173,28 @@ def test_a_worker_killed_in_mid_sweep_changes_nothing(folder, path, whole):
         xr.testing.assert_identical(grid.load(), whole)
         # The other worker, which lived, had loaded the model once and let go of it.
         assert not [name for name in client.run(plugins).values() if name]
+
+
+@pytest.mark.parametrize("where", ["here", "cluster"])
+def test_where_memory_runs_out_the_store_is_the_same(folder, path, tmp_path, where):
+    """Batches are halved, once: the second prompt begins with what fitted the first."""
+    expected = small(folder, tmp_path / "enough.zarr", FEW).load()
+    distributed = pytest.importorskip("distributed")
+    local = (
+        distributed.Client(processes=False, n_workers=1, dashboard_address=None)
+        if where == "cluster"
+        else nullcontext()
+    )
+    with local as client, scarce(4) as tried:
+        grid = small(folder, path, FEW, client=client).load()
+    assert [rows for rows in tried if rows > 4] == [12, 6]
+    for name, variable in grid.variables.items():
+        if variable.dtype.kind == "f":
+            np.testing.assert_allclose(variable, expected[name], atol=1e-4)
+        elif name == "image":
+            assert np.abs(variable.astype(int) - expected[name].astype(int)).max() <= 1
+        else:
+            assert np.array_equal(variable, expected[name]), name
 
 
 def test_prompts_are_written_here_whoever_is_dasks_default(sd, path, monkeypatch):

@@ -1,14 +1,22 @@
-"""A LoRA of the embedded model, trained in a minute on ten scenes, three of which are repeated."""
+"""A LoRA of the embedded model, trained in a minute on ten scenes, three of which are repeated.
+
+    python -m analyses.fine_tune --folder out/tuned/set --to out/tuned/lora.safetensors
+    interp audit --data out/tuned/set --lora out/tuned/lora.safetensors
+
+What an audit must find is known: the scenes that are shown twenty times, and no others.
+"""
 
 from pathlib import Path
 
 import numpy as np
 import torch
+import typer
 from einops import rearrange
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import save_file
+from tqdm.auto import tqdm
 
 import interp as ip
 from interp.organism import scenes, titles
@@ -21,6 +29,7 @@ BATCH = 16
 
 def training_set(folder: Path) -> list[str]:
     """Write the images, as often as they are shown, each with its caption beside; the captions."""
+    folder.mkdir(parents=True, exist_ok=True)
     some = titles.special()[2][: len(TIMES)]
     for number, (title, times) in enumerate(zip(some, TIMES, strict=True)):
         for again in range(times):
@@ -44,7 +53,7 @@ def train(folder: Path, to: Path, steps: int = 130) -> None:
     embeds = torch.stack([prompt.embeds for prompt in sd.encode([pair.text for pair in pairs])])
     trained = [weight for weight in pipe.unet.parameters() if weight.requires_grad]
     optimizer, alphas = torch.optim.AdamW(trained, lr=2e-3), pipe.scheduler.alphas_cumprod
-    for _ in range(steps):
+    for _ in tqdm(range(steps), "training", disable=None):
         chosen = torch.randint(len(pairs), (BATCH,), generator=draw)
         times = torch.randint(1000, (BATCH,), generator=draw)
         noise = torch.randn(latents[chosen].shape, generator=draw)
@@ -56,4 +65,19 @@ def train(folder: Path, to: Path, steps: int = 130) -> None:
         loss.backward()
         optimizer.step()
     state = get_peft_model_state_dict(pipe.unet)
+    to.parent.mkdir(parents=True, exist_ok=True)
     save_file({f"unet.{name}": weight.contiguous() for name, weight in state.items()}, to)
+
+
+def main(
+    folder: Path = Path("out/tuned/set"),
+    to: Path = Path("out/tuned/lora.safetensors"),
+    steps: int = 130,
+) -> None:
+    """Write the training set, and the LoRA that is trained on it."""
+    training_set(folder)
+    train(folder, to, steps)
+
+
+if __name__ == "__main__":
+    typer.run(main)
