@@ -97,7 +97,8 @@ class Guidance:
             at.touched |= at.heads.keys() & asked
         over = [False] * len(guides)
         if any(guide.until is not None for guide in asked):
-            sample = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+            name = "sample" if "sample" in kwargs else "hidden_states"
+            sample = args[0] if args else kwargs[name]
             over = self._over(owner.pipe.scheduler, first.clock, output[0], sample)
         split = "(half image) c h w -> half image c h w"
         eps_u, eps_c = rearrange(output[0], split, half=2)

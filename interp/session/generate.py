@@ -227,7 +227,8 @@ def _tracing(pipe: Any, dtype: torch.dtype, guided: bool, size: tuple[int, int])
         again = passes.number(args[1] if len(args) > 1 else kwargs["timestep"])
         if again and not (guided and known.passes):
             return
-        sample = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+        name = "sample" if "sample" in kwargs else "hidden_states"
+        sample = args[0] if args else kwargs[name]
         # Without donors' rows, which patches add and take out again.
         sample = sample[: len(output[0])]
         if not again:
