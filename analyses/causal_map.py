@@ -3,7 +3,7 @@
     python -m analyses.causal_map                              # the embedded model, into out/causal
 
 Exact Shapley values of the four categories; the causal map over layers, steps and sides, exact and
-to first order; and how well the two agree.
+estimated; and how well the two agree.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def main(
 ) -> xr.Dataset:
     """Attribute memorization, and write datasets, tables and figures.
 
-    Returns: `phi` and `interaction` of the categories, and the `exact` and first-order `estimate`
+    Returns: `phi` and `interaction` of the categories, and the `exact` map and its `estimate`
     of the map, with `spearman`; also in `out/causal.nc`.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def maps(sd: ip.Session, cases: Sequence[Case], donor: ip.Prompt, seeds: int) ->
     estimate = attribute.attribution_patching(sd, texts, patches, seeds=range(seeds))
     both = attribute.agreement(exact, estimate)
     both["clean"] = exact.clean
-    both["heads"] = estimate.estimate.sum("category")
+    both["heads"] = attribute.together(estimate, ["category"])
     cost = ("unet_rows", "unet_rows_naive")
     both.attrs = {f"exact_{name}": exact.attrs[name] for name in cost}
     both.attrs |= {f"estimate_{name}": estimate.attrs[name] for name in cost}

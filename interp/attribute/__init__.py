@@ -10,14 +10,16 @@ from interp.attribute.agreement import agreement
 from interp.attribute.embeddings import significance, tokens
 from interp.attribute.games import solve
 from interp.attribute.neurons import find_neurons, likeness, silencing
-from interp.attribute.patching import attribution_patching
+from interp.attribute.patching import attribution_patching, together
 from interp.attribute.shapley import shapley
+from interp.attribute.silenced import SilenceNeurons
 from interp.attribute.tracing import causal_trace
 from interp.attribute.values import NoiseValue, Similarity, guidance, noise_value, similarity
 from interp.results.intervals import bootstrap
 
 __all__ = [
     "NoiseValue",
+    "SilenceNeurons",
     "Similarity",
     "activations",
     "agreement",
@@ -33,5 +35,6 @@ __all__ = [
     "silencing",
     "similarity",
     "solve",
+    "together",
     "tokens",
 ]

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import spearmanr
 
+from interp.attribute.patching import together
 from interp.errors import InterpError
 
 
@@ -40,11 +41,8 @@ def agreement(exact: xr.Dataset, estimate: xr.Dataset, by: Sequence[str] = ()) -
             "Trace with trajectory='clean' and direction='necessary', or select that direction.",
         )
     change = exact["value"] - exact.clean
-    # A layer without some head is NaN there, which a sum over heads must not turn into 0 elsewhere.
-    guessed = estimate.estimate.sum("category", skipna=False)
-    for axis in ("head", "side"):
-        if axis in guessed.dims and axis not in change.dims:
-            guessed = guessed.sum(axis, min_count=1)
+    joined = [axis for axis in ("category", "head", "side") if axis not in change.dims]
+    guessed = together(estimate, [axis for axis in joined if axis in estimate.estimate.dims])
     change, guessed = xr.align(change, guessed, join="inner")
     guessed = guessed.transpose(*change.dims)
     if not change.size:

@@ -71,6 +71,7 @@ def find_neurons(
     threshold: float = THRESHOLD,
     thetas: Sequence[float] = THETAS,
     once: bool = False,
+    refine: bool = True,
     timestep: int = 1,
     data_range: float | None = None,
 ) -> xr.Dataset:
@@ -97,6 +98,7 @@ def find_neurons(
         once: count a neuron that both rules select once. The authors' code lists it twice and gives
             one entry back at a time, so that after a search that ended at its last theta, where
             nothing may become more alike, it cannot be given back.
+        refine: False leaves out step 2, which takes nearly all of the UNet rows.
         timestep, data_range: as in `likeness`. Another choice needs another threshold.
 
     Returns:
@@ -132,7 +134,7 @@ def find_neurons(
     active = activations(session, encoded, list(usual.layer.values)).isel(prompt=0, drop=True)
     z = (active - usual.mean("prompt")) / usual.std("prompt", ddof=1)
     chosen, reached = candidates(search.similarity, z, active, threshold, thetas, once)
-    kept = refined(search.similarity, chosen, max(threshold, reached))
+    kept = refined(search.similarity, chosen, max(threshold, reached)) if refine else chosen
     data = xr.Dataset(
         {
             "silenced": _marks(z, kept),
@@ -153,6 +155,7 @@ def find_neurons(
         threshold=threshold,
         thetas=list(thetas),
         once=once,
+        refine=refine,
         timestep=float(points.timestep[0]),
         data_range=data_range,
         usual_prompts=usual.sizes["prompt"],

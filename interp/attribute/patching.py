@@ -1,30 +1,30 @@
-"""Attribution patching: the whole causal map to first order, from one backward pass per step.
+"""Attribution patching: an estimate of the whole causal map from a few backward passes per step.
 
-Keys and values are linear in the embeddings, so a patch changes them by a known amount; times the
-gradient of the value, that is what the patch would change in every head of every layer, for every
-category, through keys and through values, all from the same pass. It is an estimate: `agreement`
-says how it ranks cells beside the exact map of `causal_trace`, which costs more.
+What a patch changes in a head's output is worked out exactly, softmax included, from the layer's
+queries; times the gradient of the value there, that is what the patch would change in every head of
+every layer, for every category, through keys and through values, all from the same passes. What
+comes behind the head is to first order: `agreement` says how the estimate ranks cells beside the
+exact map of `causal_trace`, which costs more where there are many cells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from einops import einsum, rearrange
+from einops import rearrange, reduce
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp import results
+from interp.attribute.heads import SIDES, Text, attended, effects, texts_of
 from interp.attribute.points import Points, chunks, clean_points, predict, rows_at_once
 from interp.attribute.values import NoiseValue, Value, guidance, value_name
-from interp.denoiser.hooks import Hooks, hookable, is_fused
+from interp.denoiser.hooks import hookable
 from interp.denoiser.layers import Selector, Site, select
 from interp.denoiser.unet_call import calls_per_run
 from interp.errors import InterpError
@@ -36,12 +36,11 @@ from interp.session.batches import labels
 from interp.text.categories import CATEGORIES
 from interp.text.prompt import Prompt
 
-SIDES = ("k", "v")
 AXES = ("patch", "side", "prompt", "seed", "step", "layer", "head", "category")
 GRAPH = 4
 """Memory of a row whose graph is kept, in rows without: every layer's activations are held."""
-FORWARD_AND_BACKWARD = 3
-"""Cost of a row with its gradient, in rows without: a backward pass is two forward passes."""
+BACKWARD = 2
+"""Cost of a backward pass, in rows."""
 
 
 def attribution_patching(
@@ -53,17 +52,21 @@ def attribution_patching(
     *,
     value: Value | None = None,
     seeds: Seeds = (0,),
+    probes: int = 3,
 ) -> xr.Dataset:
-    """The first-order estimate of what a patch changes, in every cell of the map at once.
+    """An estimate of what a patch changes, in every cell of the map at once.
 
     Example:
         >>> away = ip.swap(("eot", "pad"), donor=b, align="nearest")
-        >>> estimate = attribution_patching(sd, a, away, seeds=range(4)).estimate
-        >>> estimate.sel(category="pad", side="v").sum("head").mean("seed")
+        >>> found = attribution_patching(sd, a, away, seeds=range(4))
+        >>> together(found, ["head", "side"]).sel(category="pad").mean("seed")
 
-    At each step of the clean trajectory, `estimate = <d value / d K, K(patched) - K(clean)>`, and
-    likewise for values, summed over the positions of a category. Estimates of cells add up: the sum
-    over heads, sides or layers is the estimate of patching them together.
+    At each step of the clean trajectory, a head's output with patched keys, or values, of one
+    category is worked out exactly, and the change `d` of the prediction is that of the output times
+    the derivative there. Of the guidance norm `n = |eps_c - eps_u|` the estimate is `sqrt((n + a)^2
+    + b^2) - n`, with a the part of d along `eps_c - eps_u` and b the length of the rest, by random
+    projections: a change across, which is no change to first order, makes the norm larger. Of other
+    values the estimate is to first order.
 
     Args:
         session: pipeline and settings.
@@ -73,18 +76,26 @@ def attribution_patching(
         layers, steps: which cells.
         value: differentiable value of noise predictions, `guidance()` by default.
         seeds: as in `Session.run`.
+        probes: random projections, of the guidance norm; each is a backward pass more.
 
     Returns:
         `estimate(patch, side, prompt, seed, step, layer, head, category)` in units of the value:
-        value with the patch minus value without. NaN for heads that a layer lacks. And
-        `clean(prompt, seed, step)`. Attribute `unet_rows` counts a backward pass as two rows;
-        `unet_rows_naive` is one generation for each layer, step and category that is patched.
+        value with the patch minus value without. NaN for heads that a layer lacks. `shift(probe,
+        ...)` is what `together` adds up, and `clean(prompt, seed, step)` the value without.
+        Attribute `unet_rows` counts a backward pass as two rows; `unet_rows_naive` is one
+        generation for each layer, step and category that is patched.
 
     Raises:
         InterpError: for patches that do not edit conditional embeddings.
 
     Source: Nanda 2023, "Attribution patching"; Kramár et al. 2024, AtP* (arXiv 2403.00745), whose
-    warning holds here too: where the softmax is saturated, effects through keys are underestimated.
+    exact softmax for keys this is, for values too. The norm by projections is ours.
+
+    Measured on the embedded model (20 steps, 4 of them, one seed, exchanged prompt, eot and pads),
+    rank correlation with the exact map of 7 layers, 4 heads and both sides, for an image of 960 and
+    one of 9,600 views: 0.68 and 0.53 to first order, 0.84 and 0.83 with three probes, 0.85 and 0.87
+    with eight. Three probes cost an eleventh of the exact map's rows, which grow with the cells:
+    for whole layers alone the exact map costs no more, and is to be preferred.
     """
     encoded, seeds = session._prompts(prompts), chosen_seeds(seeds)
     names, patches = labels(patch)
@@ -94,17 +105,17 @@ def attribution_patching(
     found, clean, rows, categories = [], [], 0.0, 0
     for prompt in tqdm(encoded, unit="prompt", disable=None):
         points = clean_points(session, prompt, seeds, steps)
-        rows += points.spent + FORWARD_AND_BACKWARD * len(points)
+        rows += points.spent + (1 + BACKWARD * (1 + probes * value.norm)) * len(points)
         edited = [each.embeds(prompt, session.pipe) for each in patches]
         categories = sum(len(_touched(prompt, embeds)) for embeds in edited)
-        deltas = {site: _deltas(session.pipe.unet, site, prompt, edited) for site in places}
-        estimates, values = _estimate(session, points, places, deltas, value)
+        texts = {site: texts_of(session.pipe.unet, site, prompt, edited) for site in places}
+        shifts, values = _shifts(session, points, places, texts, value, probes)
         sizes = {"seed": len(seeds), "step": len(points.steps)}
-        found.append(rearrange(estimates, "p s (seed step) ... -> p s seed step ...", **sizes))
+        found.append(rearrange(shifts, "k p s (seed step) ... -> k p s seed step ...", **sizes))
         clean.append(points.table(values))
     data = xr.Dataset(
         {
-            "estimate": (AXES, np.stack([part.numpy() for part in found], axis=2)),
+            "shift": (("probe", *AXES), np.stack([part.numpy() for part in found], axis=3)),
             "clean": xr.concat(clean, "prompt"),
         },
         coords={
@@ -119,6 +130,7 @@ def attribution_patching(
             "timestep": ("step", points.timestep[: len(points.steps)].cpu().numpy()),
         },
     )
+    data["estimate"] = together(data, [])
     generation = 2 * calls * len(seeds) * len(encoded)
     cells = len(places) * len(points.steps) * categories
     data = data if names is not None else data.isel(patch=0, drop=True)
@@ -137,85 +149,88 @@ def attribution_patching(
     )
 
 
-def _estimate(
+def together(found: xr.Dataset, over: Sequence[str]) -> xr.DataArray:
+    """The estimate of patching cells together, along some axes.
+
+    Example:
+        >>> together(attribution_patching(sd, a, patch), ["head", "side", "category"])
+
+    What cells change in the prediction adds up; its norm does not. A layer without some head is NaN
+    there, and 0 in a sum over heads.
+    """
+    shift = found["shift"]
+    for axis in over:
+        shift = shift.sum(axis, min_count=1)
+    along, across = shift.isel(probe=0), shift.isel(probe=slice(1, None))
+    if not across.sizes["probe"]:
+        return along.rename("estimate")
+    rest = (across**2).mean("probe", skipna=False)
+    change = ((found["clean"] + along) ** 2 + rest) ** 0.5 - found["clean"]
+    return change.transpose(*along.dims).rename("estimate")
+
+
+def _shifts(
     session: Session,
     points: Points,
     places: Sequence[Site],
-    deltas: Mapping[Site, Mapping[str, Tensor]],
+    texts: Mapping[Site, Mapping[str, Text]],
     value: NoiseValue,
-) -> tuple[Float[Tensor, "patch side row layer head category"], Float[Tensor, " row"]]:
-    """Estimates and clean values at all points, one forward and one backward pass each."""
-    heads = max(site.heads for site in places)
-    patches = len(next(iter(deltas.values()))["k"])
-    shape = (patches, len(SIDES), len(points), len(places), heads, len(CATEGORIES))
+    probes: int,
+) -> tuple[Float[Tensor, "probe patch side row layer head category"], Float[Tensor, " row"]]:
+    """How far every cell moves the prediction along some directions, and values at all points.
+
+    The first direction is the value's gradient; the others, of a norm, are random and across it.
+    """
+    heads, unet = max(site.heads for site in places), session.pipe.unet
+    patches = len(next(iter(texts.values()))["k"]) - 1
+    count = 1 + probes * value.norm
+    shape = (count, patches, len(SIDES), len(points), len(places), heads, len(CATEGORIES))
+    drawn = _drawn(points, count - 1)
     found, values = torch.full(shape, float("nan")), torch.empty(len(points))
-    codes = torch.arange(len(CATEGORIES))
-    members = (rearrange(points.prompt.category, "position -> position 1") == codes).float()
+    codes = torch.arange(len(CATEGORIES), device=points.latents.device)
+    category = points.prompt.category.to(codes)
+    members = rearrange(category, "position -> position 1") == codes
     for rows in chunks(len(points), max(1, rows_at_once(session) // GRAPH)):
         part, span = points[rows], slice(rows.start, rows.stop)
-        with projections(session.pipe.unet, places) as leaves, torch.enable_grad():
-            each = value.at(predict(session, part, part.prompt.embeds), part.eps_u)
-            kept = {(site, side): leaves[site, side] for site in places for side in SIDES}
-            gradients = torch.autograd.grad(each.sum(), list(kept.values()))
+        with attended(unet, places) as (queries, leaves), torch.enable_grad():
+            eps = predict(session, part, part.prompt.embeds)
+            each = value.at(eps, part.eps_u)
+            (gradient,) = torch.autograd.grad(each.sum(), eps, retain_graph=True)
+            ways = _directions(gradient, drawn[:, span].to(gradient))
+            outputs = [leaves[site] for site in places]
+            pulled = [torch.autograd.grad(eps, outputs, way, retain_graph=True) for way in ways]
         values[span] = each.detach().cpu()
-        for (site, side), gradient in zip(kept, gradients, strict=True):
-            split = "row position (head inner) -> row position head inner"
-            found[:, SIDES.index(side), span, places.index(site), : site.heads] = einsum(
-                rearrange(gradient.float(), split, head=site.heads).cpu(),
-                deltas[site][side],
-                members,
-                "row position head inner, patch position head inner, position category "
-                "-> patch row head category",
-            )
+        for place, site in enumerate(places):
+            gradients = torch.stack([of[place] for of in pulled])
+            split = "... query (head inner) -> ... head query inner"
+            both = (queries[site], gradients)
+            q, g = (rearrange(part.float(), split, head=site.heads) for part in both)
+            attention: Any = unet.get_submodule(site.path)
+            moved = effects(q, g, texts[site]["k"], texts[site]["v"], members, attention.scale)
+            found[:, :, :, span, place, : site.heads] = moved.cpu()
     return found, values
 
 
-@contextmanager
-def projections(
-    unet: nn.Module, places: Sequence[Site]
-) -> Iterator[dict[tuple[Site, str], Tensor]]:
-    """Keys and values of these layers, as leaves of the graph that the next UNet call makes.
-
-    Example:
-        >>> with projections(pipe.unet, sites(pipe.unet)) as leaves:
-        ...     norm = predict(sd, points, a.embeds).norm()
-        >>> torch.autograd.grad(norm, leaves[site, "v"])
-    """
-    leaves: dict[tuple[Site, str], Tensor] = {}
-
-    def leave(
-        site: Site, sides: Sequence[str], module: nn.Module, args: tuple, kwargs: dict, output: Any
-    ) -> Tensor:
-        for side, part in zip(sides, output.detach().chunk(len(sides), dim=-1), strict=True):
-            leaves[site, side] = part.clone().requires_grad_()
-        return torch.cat([leaves[site, side] for side in sides], dim=-1)
-
-    with Hooks() as hooks:
-        for site in places:
-            for module, sides in _modules(unet, site):
-                hooks.after(module, partial(leave, site, sides))
-        yield leaves
+def _drawn(points: Points, probes: int) -> Float[Tensor, "probe row c h w"]:
+    """Random directions, others for every seed and step, whatever else is asked for."""
+    found = torch.empty(probes, *points.latents.shape)
+    for row, step in enumerate(points.step):
+        seed = points.seeds[row // len(points.steps)]
+        (state,) = np.random.SeedSequence([seed, step]).generate_state(1).tolist()
+        draw = torch.Generator().manual_seed(state)
+        found[:, row] = torch.randn(found[:, row].shape, generator=draw)
+    return found
 
 
-def _modules(unet: nn.Module, site: Site) -> list[tuple[nn.Module, tuple[str, ...]]]:
-    attention: Any = unet.get_submodule(site.path)
-    if is_fused(attention):
-        return [(attention.to_kv, SIDES)]
-    return [(attention.to_k, ("k",)), (attention.to_v, ("v",))]
-
-
-@torch.no_grad()
-def _deltas(
-    unet: nn.Module, site: Site, prompt: Prompt, edited: Sequence[Tensor]
-) -> dict[str, Float[Tensor, "patch position head inner"]]:
-    """What each patch adds to the keys and to the values of a layer."""
-    text = torch.stack([prompt.embeds, *edited])
-    found = {}
-    for module, sides in _modules(unet, site):
-        for side, part in zip(sides, module(text).chunk(len(sides), dim=-1), strict=True):
-            split = "row position (head inner) -> row position head inner"
-            heads = rearrange(part.float(), split, head=site.heads)
-            found[side] = (heads[1:] - heads[:1]).cpu()
+def _directions(
+    gradient: Float[Tensor, "row c h w"], drawn: Float[Tensor, "probe row c h w"]
+) -> list[Float[Tensor, "row c h w"]]:
+    """The gradient itself, and what of the drawn directions is across it."""
+    square = reduce(gradient**2, "row c h w -> row 1 1 1", "sum").clamp_min(1e-24)
+    found = [gradient]
+    for one in drawn:
+        dot = reduce(one * gradient, "row c h w -> row 1 1 1", "sum")
+        found.append(one - dot / square * gradient)
     return found
 
 

@@ -34,11 +34,15 @@ OfNoise = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class NoiseValue:
-    """A value of the noise predictions of one step, averaged over steps; see `noise_value`."""
+    """A value of the noise predictions of one step, averaged over steps; see `noise_value`.
+
+    `norm` says that it is `|eps_c - eps_u|`, of which finite changes can be estimated.
+    """
 
     function: OfNoise
     name: str
     steps: range | tuple[int, ...] | None = None
+    norm: bool = False
     needs = "trace"
 
     def at(
@@ -112,7 +116,7 @@ def guidance(steps: Steps = None) -> NoiseValue:
 
     Source: Wen et al., ICLR 2024 (arXiv 2407.21720), section 4: it is large for memorized prompts.
     """
-    return noise_value(_guidance_norm, "|eps_c - eps_u|", steps)
+    return replace(noise_value(_guidance_norm, "|eps_c - eps_u|", steps), norm=True)
 
 
 def _guidance_norm(eps_c: Tensor, eps_u: Tensor) -> Tensor:

@@ -225,3 +225,19 @@ def test_what_can_not_be_searched_is_refused(sd) -> None:
     with pytest.raises(InterpError, match="holds the activations of 1 prompts"):
         attribute.find_neurons(sd, A, usual.isel(prompt=[0]))
     assert isinstance(usual, xr.DataArray)
+
+
+def test_a_prompt_that_looks_memorized_is_silenced_and_others_are_left_alone(sd) -> None:
+    usual = attribute.activations(sd, ["a goat", "a photo of a horse", "the sea"])
+    alike = float(attribute.likeness(sd, A, 2).max())
+    shield = attribute.SilenceNeurons(usual, alike - 1e-3, seeds=2)
+    found = attribute.find_neurons(
+        sd, A, usual, seeds=2, threshold=alike - 1e-3, refine=False
+    )  # fmt: skip
+    assert bool((found.silenced == found.candidate).all())
+    patch = attribute.silencing(found)
+    both = sd.run(A, [3], {"search": shield, "patch": patch}).image
+    np.testing.assert_array_equal(both.sel(patch="search"), both.sel(patch="patch"))
+    calm = attribute.SilenceNeurons(usual, alike + 1e-3, seeds=2)
+    assert calm.rewrite(sd, sd.encode(A), [0]).text == A
+    assert calm.to_json() != shield.to_json()
