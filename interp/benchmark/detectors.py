@@ -118,7 +118,7 @@ def rates(scores: xr.Dataset, fpr: float = 0.01) -> pd.DataFrame:
     Returns:
         A row for each detector, level (`views`; "all" are all memorized prompts) and kind of
         prompts that are not memorized (`against`), with 95 % intervals by training image, and the
-        detector's cost: UNet rows and seconds a seed, its run included.
+        detector's cost: UNet rows and seconds a seed, its run included, and what it needs.
     """
     kinds = [kind for kind in dict.fromkeys(scores.kind.values.tolist()) if kind != "memorized"]
     memorized = scores.isel(prompt=np.flatnonzero(scores.kind == "memorized"))
@@ -145,9 +145,13 @@ def rates(scores: xr.Dataset, fpr: float = 0.01) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _cost(of: xr.Dataset) -> dict[str, float]:
-    """UNet rows and seconds a seed, of one detector used alone."""
+def _cost(of: xr.Dataset) -> dict[str, Any]:
+    """UNet rows and seconds a seed, of one detector used alone, and what it needs."""
     method = METHODS.get(str(of.detector.item()))
     whole = method is not None and bool({"run", "images"} & set(method.needs))
     seconds = of.seconds + (of.run_seconds if whole else 0)
-    return {"rows": int(of.rows), "seconds": float(seconds.median()) / of.sizes["seed"]}
+    return {
+        "rows": int(of.rows),
+        "seconds": float(seconds.median()) / of.sizes["seed"],
+        "needs": ", ".join(method.needs) if method else "",
+    }

@@ -1,7 +1,8 @@
 """`interp benchmark`: every detector and mitigation of the field, on any model."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +23,9 @@ from interp.cli.stages import show_stages
 from interp.cli.workers import cluster, gpus_of
 
 QUICK = {"limit": 4, "seeds": 2, "steps": 6}
+LIMIT = 12
+MEMBENCH = {"seeds": 10, "steps": 50}
+MEMBENCH_KEEPS = 0.5
 
 
 def benchmark(
@@ -32,11 +36,27 @@ def benchmark(
         "out/benchmark"
     ),
     limit: Annotated[
-        int | None, typer.Option(help="At most so many images of each kind and level.", min=1)
+        int | None,
+        typer.Option(
+            help="At most so many images of each kind and level; 12 of the embedded model.", min=1
+        ),
     ] = None,
     seeds: Seeds = 2,
     steps: Steps = 50,
     quick: Annotated[bool, typer.Option(help="Minutes, and wide intervals: a test.")] = False,
+    protocol: Annotated[
+        Literal["interp", "membench"],
+        typer.Option(
+            help="membench: 10 images, 50 steps, similarity above 0.5, as in Hong et al. 2025."
+        ),
+    ] = "interp",
+    wording: Annotated[
+        Literal["original", "reordered", "shortened", "exchanged"],
+        typer.Option(help="What memorized prompts are called when they are judged."),
+    ] = "original",
+    retrigger: Annotated[
+        int, typer.Option(help="Memorized prompts whose images are searched for under patches.")
+    ] = 0,
     sscd: Descriptor = None,
     clip: Clip = None,
     device: Devices = None,
@@ -51,48 +71,25 @@ def benchmark(
     log = show_stages()
     import interp as ip
     from interp import benchmark as field
-    from interp import plot
     from interp.report import cases as listed
     from interp.report.measures import Measures
 
     if quick:
         limit, seeds, steps = QUICK["limit"], QUICK["seeds"], QUICK["steps"]
+    if protocol == "membench":
+        seeds, steps = MEMBENCH["seeds"], MEMBENCH["steps"]
     log.info("the model %s", model)
-    out.mkdir(parents=True, exist_ok=True)
     device, gpus = gpus_of(device)
     sd = ip.load(model, dtype, device, steps=steps)
     measures = Measures.of(model, sscd, clip)
+    if protocol == "membench":
+        measures = replace(measures, keeps=MEMBENCH_KEEPS)
     population = (
         listed.from_files(prompts, controls, limit)
         if prompts is not None
-        else listed.population(limit)
+        else listed.population(limit or LIMIT)
     )
-    cases = measures.fitted(population, sd)
-    cases, reference = _reference(cases)
-    log.info("detectors on %d prompts", len(cases))
-    scores = field.detectors(sd, cases, seeds, out / "scores.zarr", reference=reference)
-    rates = field.rates(scores)
-    rates.to_csv(out / "detectors.csv", index=False, float_format="%.6g")
-    plot.save(plot.detector_rates(rates), out / "figures", "detectors")
-    chosen = listed.top(cases)
-    log.info("mitigations on %d prompts", len(chosen))
-    with cluster(workers, scheduler, gpus) as client:
-        grid = field.mitigations(
-            sd, chosen, seeds, out / "edits.zarr", measures.copy, fidelity=measures.clip,
-            client=client,
-        )  # fmt: skip
-    outcomes = field.outcomes(grid, measures.keeps, steps * (2 if sd.guided else 1))
-    outcomes.to_csv(out / "mitigations.csv", index=False, float_format="%.6g")
-    plot.save(plot.frontier(outcomes), out / "figures", "frontier")
-    log.info("done: %s", out)
-    return rates, outcomes
-
-
-def _reference(cases: list[Any]) -> tuple[list[Any], list[str]]:
-    """Set a quarter of the ordinary prompts apart, eight at most, for detectors that need some."""
-    kinds = [kind for kind in ("held_out", "control") if any(case.kind == kind for case in cases)]
-    if not kinds:
-        return cases, []
-    ordinary = [case for case in cases if case.kind == kinds[0]]
-    apart = ordinary[len(ordinary) - min(8, len(ordinary) // 4) :]
-    return [case for case in cases if case not in apart], [case.text for case in apart]
+    client = cluster(workers, scheduler, gpus)
+    return field.benchmark(
+        sd, population, measures, out, seeds, wording=wording, retrigger=retrigger, client=client
+    )

@@ -24,9 +24,19 @@ def calls_per_run(pipe: Any, steps: int) -> int:
         >>> calls_per_run(pipe, 50)
         50
     """
+    return len(timesteps(pipe, steps))
+
+
+def timesteps(pipe: Any, steps: int) -> Float[Tensor, " call"]:
+    """Return what the UNet is told at each call of a run.
+
+    Example:
+        >>> timesteps(pipe, 50)[0]
+        tensor(981.)
+    """
     scheduler = copy.deepcopy(pipe.scheduler)
-    scheduler.set_timesteps(steps)
-    return len(scheduler.timesteps)
+    scheduler.set_timesteps(steps, device=pipe._execution_device)
+    return scheduler.timesteps.float()
 
 
 def latent_shape(pipe: Any, height: int, width: int) -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ from interp.plot.attribution import (
     running_sum,
     shapley_bars,
 )
-from interp.plot.benchmark import detector_rates, frontier
+from interp.plot.benchmark import detector_levels, detector_rates, frontier
 from interp.plot.curves import length_curve, scale_curve, views_curve
 from interp.plot.detection import detector_scores, roc
 from interp.plot.embeddings import embedding_pca, pad_similarity
@@ -27,6 +27,7 @@ from interp.plot.style import save
 __all__ = [
     "ablation",
     "agreement_scatter",
+    "detector_levels",
     "detector_rates",
     "detector_scores",
     "embedding_pca",

@@ -51,6 +51,33 @@ def detector_rates(rates: pd.DataFrame, views: str = "all") -> Figure:
     return figure
 
 
+def detector_levels(rates: pd.DataFrame) -> Figure:
+    """Area of every detector at every level of views, a panel for each kind of other prompts.
+
+    Example:
+        >>> plot.detector_levels(benchmark.rates(scores))
+
+    Args:
+        rates: from `benchmark.rates`.
+    """
+    kinds = rates.against.unique().tolist()
+    levels = rates.views.unique().tolist()
+    order = rates.groupby("detector").auc.mean().sort_values(ascending=False).index
+    width = min(PAGE, 1.4 + len(kinds) * (0.5 + 0.36 * len(levels)))
+    with canvas(1, len(kinds), width, 0.8 + 0.19 * len(order), sharey=True) as (figure, axes):
+        for number, (ax, kind) in enumerate(zip(axes[0], kinds, strict=True)):
+            of = rates[rates.against == kind].pivot(index="detector", columns="views", values="auc")
+            sns.heatmap(
+                of.reindex(index=order, columns=levels), vmin=0, vmax=1, center=0.5, cmap="vlag",
+                annot=True, fmt=".2f", annot_kws={"fontsize": 5.5}, linewidths=0.4,
+                cbar=number == len(kinds) - 1, cbar_kws={"label": "AUC"}, ax=ax,
+            )  # fmt: skip
+            ax.set(xlabel="views of the training image", ylabel="")
+            ax.set_title(entry(f"against {kind.replace('_', '-')}"))
+            ax.set_yticks(ax.get_yticks(), [literal(name) for name in order], rotation=0)
+    return figure
+
+
 def frontier(outcomes: pd.DataFrame) -> Figure:
     """Copies that mitigations leave, against what ordinary prompts lose: the lower right is better.
 

@@ -80,7 +80,8 @@ def population(limit: int | None = None) -> list[Case]:
         {'memorized', 'control', 'held_out'}
 
     Args:
-        limit: at most so many of each level, of the controls, and of the titles it never saw.
+        limit: at most so many of each level and of the controls, and of the titles it never saw
+            three times as many, because every level is compared with them.
     """
     everything = known(levels=EVERY)
     by_level: dict[tuple[str, int], list[Case]] = {}
@@ -91,7 +92,8 @@ def population(limit: int | None = None) -> list[Case]:
         unseen = read_prompts(data_file(HELD_OUT)).texts
     except InterpError:
         unseen = []
-    return chosen + [Case(text, "held_out", text, None, 0) for text in unseen[:limit]]
+    unseen = unseen[: None if limit is None else 3 * limit]
+    return chosen + [Case(text, "held_out", text, None, 0) for text in unseen]
 
 
 def top(cases: Sequence[Case], levels: int = 2) -> list[Case]:
