@@ -88,6 +88,16 @@ def made(known: Known, methods: Mapping[str, Mitigation]) -> dict[str, Patch | R
     return {name: one.make(known) for name, one in methods.items() if not one.lacks(known)}
 
 
+def _static(known: Known) -> Patch:
+    """In the first half of a run, as 25 of 50 steps are."""
+    return field.static_transition(known.session.steps // 2)
+
+
+def _opposite(known: Known) -> Patch:
+    """In its first third, as 17 of 50 steps are."""
+    return field.opposite_guidance(round(17 / 50 * known.session.steps))
+
+
 def _fixed(patch: Patch | Rewrite) -> Callable[[Known], Patch | Rewrite]:
     return lambda known: patch
 
@@ -137,9 +147,9 @@ MITIGATIONS: Mapping[str, Mitigation] = {
         _fixed(field.optimise_embedding()), "Wen et al. 2024", ("gradients",), 60
     ),
     "silenced neurons": Mitigation(_silenced, "Hintersdorf et al. 2024", ("ordinary prompts",), 88),
-    "static transition": Mitigation(_fixed(field.static_transition()), "Jain et al. 2025"),
+    "static transition": Mitigation(_static, "Jain et al. 2025"),
     "dynamic transition": Mitigation(_fixed(field.dynamic_transition()), "Jain et al. 2025"),
-    "opposite guidance": Mitigation(_fixed(field.opposite_guidance()), "Jain et al. 2025"),
+    "opposite guidance": Mitigation(_opposite, "Jain et al. 2025"),
     "attenuated and repelled": Mitigation(
         _fixed(field.attenuate_and_repel()), "Zhao et al. 2026", each_step=1
     ),

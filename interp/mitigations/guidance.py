@@ -15,7 +15,8 @@ def static_transition(steps: int = 25, weight: float = 0.0) -> Patch:
         >>> sd.run(prompts, seeds=10, patch=static_transition(25))     # half of 50 steps
 
     Args:
-        steps: how many; the authors switch at timestep 500 of 1,000, halfway through a run. Han et
+        steps: how many, fewer than the run has: where all are without guidance, the prompt is
+            ignored. The authors switch at timestep 500 of 1,000, halfway through a run. Han et
             al. (NeurIPS 2025), after adjusting the initial noise, run five without guidance.
         weight: 0 follows the empty prompt.
 

@@ -182,7 +182,7 @@ def agreement_scatter(both: xr.Dataset) -> Figure:
         ax.plot(x[there], y[there], ".", color=INK["pad"], **dots)
         rank = float(both.spearman.mean())
         ax.set_title(f"Spearman {rank:.2f}, {int(there.sum()):,} cells")
-        ax.set(xlabel="exact change", ylabel="first-order estimate", aspect="equal")
+        ax.set(xlabel="exact change", ylabel="estimate", aspect="equal")
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
     return figure
 
