@@ -178,7 +178,7 @@ def _shifts(
     texts: Mapping[Site, Mapping[str, Text]],
     value: NoiseValue,
     probes: int,
-) -> tuple[Float[Tensor, "probe patch side row layer head category"], Float[Tensor, " row"]]:
+) -> tuple[Float[Tensor, "probe patch side row layer heads category"], Float[Tensor, " row"]]:
     """How far every cell moves the prediction along some directions, and values at all points.
 
     The first direction is the value's gradient; the others, of a norm, are random and across it.

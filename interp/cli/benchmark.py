@@ -64,7 +64,7 @@ def benchmark(
     workers: Workers = 1,
     scheduler: Scheduler = None,
 ) -> Any:
-    """Every detector and mitigation of the field: areas, copies left, fidelity, cost.
+    """Every detector and mitigation of the field: AUC, copies left, fidelity, cost.
 
     Run again, it goes on where it was.
     """

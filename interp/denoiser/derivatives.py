@@ -21,7 +21,7 @@ def jvp(f: Prediction, x: Tensor, v: Tensor, difference: int | float | None = No
     """Return `J v` of every row: the change of `f` when `x` moves along `v`.
 
     Example:
-        >>> jvp(lambda z: unet_call.predict(pipe, z, t, abar, embeds, None), latents, direction)
+        >>> jvp(lambda z: unet_call.predict(pipe, z, t, abar, embeds, a), latents, direction)
 
     Args:
         f: maps rows to rows independently.
@@ -57,7 +57,7 @@ def vjp(f: Prediction, x: Tensor, u: Tensor) -> Tensor:
     """Return `Jᵀ u` of every row: the gradient of `<f, u>`, with any kernel.
 
     Example:
-        >>> vjp(lambda z: unet_call.predict(pipe, z, t, abar, embeds, None), latents, direction)
+        >>> vjp(lambda z: unet_call.predict(pipe, z, t, abar, embeds, a), latents, direction)
     """
     at, value = _graph(f, x)
     return torch.autograd.grad(value, at, u.to(value))[0]

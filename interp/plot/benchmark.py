@@ -63,8 +63,8 @@ def detector_levels(rates: pd.DataFrame) -> Figure:
     kinds = rates.against.unique().tolist()
     levels = rates.views.unique().tolist()
     order = rates.groupby("detector").auc.mean().sort_values(ascending=False).index
-    width = min(PAGE, 1.4 + len(kinds) * (0.5 + 0.36 * len(levels)))
-    with canvas(1, len(kinds), width, 0.8 + 0.19 * len(order), sharey=True) as (figure, axes):
+    width = min(PAGE, 3.4 + len(kinds) * (0.5 + 0.36 * len(levels)))
+    with canvas(1, len(kinds), width, 1.2 + 0.19 * len(order), sharey=True) as (figure, axes):
         for number, (ax, kind) in enumerate(zip(axes[0], kinds, strict=True)):
             of = rates[rates.against == kind].pivot(index="detector", columns="views", values="auc")
             sns.heatmap(

@@ -203,7 +203,7 @@ def has_its_images(session: Settings) -> None:
         InterpError: the pipeline has an IP-Adapter.
     """
     model = denoiser(session.pipe)
-    adapted = model.config.get("encoder_hid_dim_type") == "ip_image_proj"
+    adapted = getattr(model.config, "encoder_hid_dim_type", None) == "ip_image_proj"
     if adapted and not session.call.keys() & set(IMAGES):
         raise InterpError(
             f"A session was run on a {type(session.pipe).__name__} with an IP-Adapter.",

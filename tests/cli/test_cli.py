@@ -66,7 +66,7 @@ def test_inspect_answers_where_a_calibration_fits(capsys, folder, tmp_path, monk
     status, out, err = run(capsys, *asked, "--calibration", file)
     assert status == 0, err
     answer = out.splitlines()[-2:]
-    assert "half of them decide" in " ".join(out.split())
+    assert "above a level that 1% of 2 controls may exceed" in " ".join(out.split())
     assert any(name in out for name in ("\nmemorized:", "\nunclear:", "\nnot memorized:")), answer
     status, out, err = run(capsys, *asked[:4], "--steps", 5, "--calibration", file)
     assert status == 1

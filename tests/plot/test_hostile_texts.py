@@ -132,6 +132,7 @@ def outcomes(name):
 FIGURES = {
     "ablation": lambda n: plot.ablation(of_prompts(n, n, "patch", "prompt", "seed")),
     "agreement_scatter": lambda n: plot.agreement_scatter(agreement(n)),
+    "detector_levels": lambda n: plot.detector_levels(rates(n)),
     "detector_rates": lambda n: plot.detector_rates(rates(n)),
     "detector_scores": lambda n: plot.detector_scores(of_prompts(n, n, "prompt", "seed"), 0.5),
     "embedding_pca": lambda n: plot.embedding_pca(encoded(n)),

@@ -98,8 +98,13 @@ def test_to_epsilon_undoes_each_parameterisation():
             (clean, "sample"),
         ]:
             torch.testing.assert_close(to_epsilon(output, z, abar, kind), eps, atol=1e-4, rtol=1e-4)
-    with pytest.raises(InterpError, match="flow_prediction"):
-        to_epsilon(eps, eps, 0.5, "flow_prediction")
+        flow = signal * clean + (1 - signal) * eps  # at t = 1 - signal
+        velocity = eps - clean
+        torch.testing.assert_close(
+            to_epsilon(velocity, flow, abar, "flow_prediction"), eps, atol=1e-4, rtol=1e-4
+        )
+    with pytest.raises(InterpError, match="of_the_score.*Known prediction types"):
+        to_epsilon(eps, eps, 0.5, "of_the_score")
 
 
 def test_alpha_bar_is_the_published_table(one):
@@ -247,7 +252,7 @@ def test_a_session_says_that_it_has_no_image_for_an_ip_adapter():
     session = Session(pipe, steps=1)
     before = session.run("a goat").image.values
     load_ip_adapter(pipe)
-    with pytest.raises(InterpError, match="with an IP-Adapter.*Pass one"):
+    with pytest.raises(InterpError, match="with an IP-Adapter.*Give it one"):
         session.run("a goat")
     with pytest.raises(InterpError, match="with an IP-Adapter"):
         session.trace("a goat", patch=zero("pad"))

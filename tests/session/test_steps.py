@@ -84,10 +84,10 @@ def test_schedulers_that_call_the_unet_more_often_than_they_have_steps(
 ):
     other = scheduler.from_config(one.pipe.scheduler.config, skip_prk_steps=True)
     monkeypatch.setattr(one.pipe, "scheduler", other)
-    monkeypatch.setattr("interp.session.session.tqdm", Bar)
+    monkeypatch.setattr("interp.session.batches.tqdm", Bar)
     trace = one.trace(TEXTS, record=mass)
     assert trace.sizes["step"] == calls
-    assert Bar.made[-1].n == Bar.made[-1].total == calls
+    assert Bar.made[-1].n == Bar.made[-1].total == calls * len(TEXTS)
     assert np.isfinite(trace.eps_c).all()
     assert np.isfinite(trace.mass).all()
     assert ((trace.alpha_bar > 0) & (trace.alpha_bar < 1)).all()
