@@ -84,7 +84,7 @@ def did_not_fit(pipe: Any, height: int, width: int, guided: bool, images: int) -
         >>> images_at_once(pipe, 512, 512, True)
         8
     """
-    FITS[pipe.unet] = images // 2 * bytes_per_image(pipe, height, width, guided)
+    FITS[denoiser(pipe)] = images // 2 * bytes_per_image(pipe, height, width, guided)
 
 
 def bytes_per_image(pipe: Any, height: int, width: int, guided: bool) -> int:
@@ -127,5 +127,5 @@ def images_at_once(
             "A budget is a positive number of GiB.",
             "Leave it out for 2 GiB on a CPU and 60 % of what is free on a GPU.",
         )
-    most = min(budget * GIB, FITS.get(pipe.unet, float("inf")))
+    most = min(budget * GIB, FITS.get(denoiser(pipe), float("inf")))
     return max(1, int(most // bytes_per_image(pipe, height, width, guided)))

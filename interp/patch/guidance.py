@@ -204,7 +204,10 @@ def _is_repel(operation: Operation) -> TypeGuard[Repel]:
 
 
 def _norms(
-    scheduler: Any, clock: StepClock, output: Latents, sample: Latents
+    scheduler: Any,
+    clock: StepClock,
+    output: Float[Tensor, "row predicted h w"],
+    sample: Float[Tensor, "all c h w"],
 ) -> Float[Tensor, " image"]:
     """The norm of `eps_c - eps_u` of each image."""
     abar = alpha_bar(scheduler, clock.timestep)
