@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from interp.patch.at import At
 
 Until = Literal["minimum"] | None
-Latents = Float[Tensor, "row c h w"]
 
 
 @dataclass(frozen=True, repr=False)
