@@ -22,7 +22,7 @@ from interp.cli.options import (
 from interp.cli.stages import show_stages
 from interp.cli.workers import cluster, gpus_of
 
-QUICK = {"limit": 4, "seeds": 2, "steps": 6}
+QUICK = {"limit": 4, "seeds": 2, "steps": 4}
 LIMIT = 12
 MEMBENCH = {"seeds": 10, "steps": 50}
 MEMBENCH_KEEPS = 0.5

@@ -58,7 +58,7 @@ class Session(Settings):
         Example:
             >>> a, b = sd.encode(["Antique Church Poster in Berlin", "a photo of a goat"])
         """
-        prompts = self._encoded(texts)
+        prompts = self._encoded(texts, "clip_skip", "max_sequence_length")
         return prompts[0] if isinstance(texts, str) else prompts
 
     def run(

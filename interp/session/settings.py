@@ -94,7 +94,8 @@ class Settings:
     @property
     def unconditional(self) -> Prompt:
         """The prompt of the unconditional rows, as the text encoder is now."""
-        prompt = self._encoded(self.negative or "")[0]
+        # Pipelines take the negative prompt from the usual layer, whatever `clip_skip` says.
+        prompt = self._encoded(self.negative or "", "max_sequence_length")[0]
         if self.uncond_policy != "zeros":
             return prompt
         assert prompt.pooled is not None
@@ -102,9 +103,8 @@ class Settings:
             prompt, embeds=torch.zeros_like(prompt.embeds), pooled=torch.zeros_like(prompt.pooled)
         )
 
-    def _encoded(self, texts: str | Sequence[str]) -> list[Prompt]:
-        """Texts as the session's calls have them."""
-        names = ("clip_skip", "max_sequence_length")
+    def _encoded(self, texts: str | Sequence[str], *names: str) -> list[Prompt]:
+        """Texts, encoded by these arguments of the session's calls."""
         said = {name: self.call[name] for name in names if name in self.call}
         return encode(self.pipe, texts, **said)
 

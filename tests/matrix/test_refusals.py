@@ -29,7 +29,7 @@ class Other:
     [
         ({"transformer": torch.nn.Linear(1, 1)}, "It denoises with a Linear"),
         ({}, "It has no UNet"),
-        ({"unet": torch.nn.Linear(1, 1)}, "Its UNet is a Linear; those known are UNet2D"),
+        ({"unet": torch.nn.Linear(1, 1)}, "Its UNet is a Linear; supported are UNet2D"),
     ],
 )
 def test_other_models_are_named(parts: dict[str, Any], message: str) -> None:
